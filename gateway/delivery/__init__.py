@@ -1,0 +1,1 @@
+"""Takes a job to its next hop and returns one Outcome per recipient."""

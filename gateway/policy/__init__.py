@@ -1,0 +1,1 @@
+"""Decisions: each returns None (go on) or the Reply that refuses.  Writes no replies and no files."""

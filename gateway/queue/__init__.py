@@ -1,0 +1,1 @@
+"""What goes where, when, and how fast."""

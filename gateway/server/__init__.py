@@ -1,0 +1,1 @@
+"""Sessions: event -> policy -> spool -> reply.  A session translates; it decides nothing itself."""

@@ -1,0 +1,1 @@
+"""Owns mail between our 250 and the final disposition of its last recipient."""
