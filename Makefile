@@ -1,0 +1,70 @@
+# Two commands: git clone, make run.  GATEWAY_BUILD=release|debug|sanitizer picks the build of the extensions.
+
+PYTHON        ?= python3
+GATEWAY_BUILD ?= release
+export GATEWAY_BUILD
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+NATIVE := $(wildcard _native/*.pyx _native/*.pxd _native/*.h)
+BUILT  := $(VENV)/.built-$(GATEWAY_BUILD)
+
+.PHONY: run test bench bench-peers lint build debug sanitizer crash fuzz clean
+
+run: build                          ## the demo: local mail for example.test on unprivileged loopback ports
+	@test -f run/edge.toml || $(BIN)/gateway init --demo run/
+	@exec $(BIN)/gateway serve --config run/edge.toml
+
+test: build lint                    ## everything; what this machine lacks is skipped with the reason (CI=true: fails)
+	@tools/install_peers
+	@$(BIN)/pytest -rs
+
+bench: build                        ## the kernels, as ratios to what else does the same
+	@$(BIN)/pip install -q -e '.[bench]' --no-build-isolation
+	@$(BIN)/pytest benches --benchmark-enable --benchmark-columns=min,median,ops -o python_files='bench_*.py'
+
+bench-peers: build                  ## side by side with Postfix, smtp-sink and whoever else is installed
+	@tools/install_peers --bench
+	@$(BIN)/python -m benches.peers
+
+lint: build
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+build: $(BUILT)
+
+debug:                              ## -O0 -g, bounds checks, leak counters
+	@$(MAKE) --no-print-directory build GATEWAY_BUILD=debug
+
+sanitizer:                          ## ASan + UBSan, and the native tests run under them
+	@$(MAKE) --no-print-directory build GATEWAY_BUILD=sanitizer
+	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(BIN)/pytest -p no:cacheprovider tests/native tests/fuzz
+
+crash: build
+	@$(BIN)/pytest tests/crash
+
+fuzz: build
+	@$(BIN)/pytest tests/fuzz tests/native
+
+clean:                              ## builds and the demo's state go; the virtual environment stays (rm -r .venv)
+	@rm -rf build dist run *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -f _native/*.c _native/*.html gateway/_native/*.so $(VENV)/.built-*
+
+# The extensions are rebuilt when their sources changed, all of them when the kind of build did.
+$(BUILT): $(VENV)/.installed $(NATIVE)
+	@test -e $@ || rm -f _native/*.c gateway/_native/*.so $(VENV)/.built-*
+	@echo "building the extensions ($(GATEWAY_BUILD))"
+	@$(BIN)/python setup.py -q build_ext --inplace --parallel 2
+	@touch $@
+
+# The build requirements of pyproject.toml go into the environment itself, so that a rebuild needs no network.
+$(VENV)/.installed: pyproject.toml setup.py tools/check_needs
+	@tools/check_needs $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  > $(VENV)/build-requires.txt
+	@$(BIN)/pip install -q --disable-pip-version-check -r $(VENV)/build-requires.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
+	@touch $@
