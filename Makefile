@@ -20,7 +20,7 @@ test: build lint                    ## everything; what this machine lacks is sk
 	@$(BIN)/pytest -rs
 
 bench: build                        ## the kernels, as ratios to what else does the same
-	@$(BIN)/pip install -q -e '.[bench]' --no-build-isolation
+	@$(BIN)/pip install -qq -e '.[bench]' --no-build-isolation
 	@$(BIN)/pytest benches --benchmark-enable --benchmark-columns=min,median,ops -o python_files='bench_*.py'
 
 bench-peers: build                  ## side by side with Postfix, smtp-sink and whoever else is installed
@@ -65,6 +65,6 @@ $(VENV)/.installed: pyproject.toml setup.py tools/check_needs
 	@echo "installing into $(VENV)"
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  > $(VENV)/build-requires.txt
-	@$(BIN)/pip install -q --disable-pip-version-check -r $(VENV)/build-requires.txt
-	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -r $(VENV)/build-requires.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation -e '.[test]'
 	@touch $@
