@@ -1,0 +1,200 @@
+"""Routes: which next hops the mail for a recipient goes to.
+
+    Owns      NextHop (the URLs of next_hop = […]), Route, Router
+    Flow      RouteSettings → Route → Router.route_for(forward_path), once for each recipient
+    Limits    a bounded cache of domains: a domain seen before costs one dictionary access
+    Errors    ValueError that names what is allowed, for the config to show
+    Standards RFC 5321 §2.3.5, §4.1.3 (address literals), RFC 2033 (LMTP), RFC 8314 (smtps)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import unquote, urlsplit
+
+import idna
+import msgspec
+
+from gateway.queue.settings import RouteSettings
+
+ALLOWED = (
+    "smtp://host[:25], smtps://host[:465], lmtp://host[:24], lmtp+unix:/path, http(s)://host/path, "
+    "maildir:/path, store:, discard:, mx:"
+)
+DEFAULT_PORTS = {"smtp": 25, "smtps": 465, "lmtp": 24, "http": 80, "https": 443}
+
+DOMAIN_CACHE_ENTRIES = 65_536  # then it starts anew: random subdomains must not fill the memory
+
+
+class NextHop(msgspec.Struct, frozen=True):
+    """One parsed URL of next_hop."""
+
+    url: str  # canonical, for logs and keys: "smtp://mx.example.org:25"
+    scheme: str  # mx | smtp | smtps | lmtp | lmtp+unix | http | https | store | maildir | discard
+    host: str = ""  # name or address, without the brackets of an IPv6 literal
+    port: int = 0
+    path: str = ""  # of the socket, of the Maildirs ("{domain}" and "{local_part}" are filled in)
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def is_final(self) -> bool:
+        """The next hop is the mailbox, not another MTA: RFC 3464 §2.3.3 "delivered"."""
+        return self.scheme not in ("mx", "smtp", "smtps")
+
+
+def parse_next_hop(url: str) -> NextHop:
+    """The next hop that the URL names.  Raises ValueError."""
+    scheme, colon, rest = url.partition(":")
+    scheme = scheme.lower()
+    if not colon:
+        raise ValueError(f"{url!r} is not a next hop: allowed are {ALLOWED}")
+    if scheme in ("mx", "store", "discard"):
+        if rest:
+            raise ValueError(f"{url!r}: {scheme}: takes nothing behind the colon")
+        return NextHop(f"{scheme}:", scheme)
+    if scheme in ("lmtp+unix", "maildir"):
+        if not rest.startswith("/"):
+            raise ValueError(f"{url!r}: expected {scheme}:/absolute/path")
+        path = "/" + unquote(rest).strip("/")
+        if "\0" in path or ".." in path.split("/"):
+            raise ValueError(f"{url!r}: the path must not contain '..' or NUL")
+        return NextHop(f"{scheme}:{path}", scheme, path=path)
+    if scheme not in DEFAULT_PORTS:
+        raise ValueError(f"{url!r}: unknown scheme {scheme!r}; allowed are {ALLOWED}")
+    return _parse_network_url(url, scheme)
+
+
+def _parse_network_url(url: str, scheme: str) -> NextHop:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[scheme]
+    except ValueError as error:  # a port that is no number, unbalanced brackets
+        raise ValueError(f"{url!r}: {error}; expected {scheme}://host[:port]") from None
+    if not host or not parts.netloc or any(c.isspace() or c == "\0" for c in url):
+        raise ValueError(f"{url!r}: expected {scheme}://host[:port]")
+    if parts.username is not None:
+        raise ValueError(f"{url!r}: user name and password in a next hop are not supported")
+    if scheme in ("http", "https"):
+        if parts.fragment:
+            raise ValueError(f"{url!r}: '#…' has no meaning for a next hop")
+        return NextHop(url, scheme, host, port, parts.path or "/")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{url!r}: nothing may follow the port; expected {scheme}://host[:port]")
+    shown = f"[{host}]" if ":" in host else host
+    return NextHop(f"{scheme}://{shown}:{port}", scheme, host, port)
+
+
+class Route:
+    """One [[route]], ready for use.  Compared by identity."""
+
+    __slots__ = ("domains", "index", "name", "next_hops", "recipients", "settings")
+
+    def __init__(self, settings: RouteSettings, index: int = 0) -> None:
+        settings.check()
+        self.settings = settings
+        self.index = index  # place in the config: the lower wins
+        self.next_hops = tuple(parse_next_hop(url) for url in settings.next_hop)
+        self.name = ", ".join(hop.url for hop in self.next_hops)
+        listed = {normal_mailbox(mailbox) for mailbox in settings.recipients}
+        self.domains = tuple(normal_pattern(domain) for domain in settings.domains) or tuple(
+            sorted({mailbox.rpartition("@")[2] for mailbox in listed})
+        )
+        if listed:  # RFC 5321 §4.5.1: whoever takes mail for a domain takes it for its postmaster
+            listed |= {f"postmaster@{domain}" for domain in self.domains if domain[0] not in "*."}
+        self.recipients = frozenset(listed)
+        for hop in self.next_hops:
+            if hop.scheme == "mx":
+                raise ValueError(
+                    "next_hop: mx: delivery is not in this version; name a next hop "
+                    "(smtp://host, lmtp://host …)"
+                )
+
+    def __repr__(self) -> str:
+        return f"Route({self.index}, {self.domains!r} → {self.name})"
+
+
+class Router:
+    """All routes of a config.  Immutable but for its cache; a reload makes a new one."""
+
+    def __init__(self, routes: Iterable[RouteSettings], *, hostname: str) -> None:
+        self.hostname = normal_domain(hostname)
+        self.routes: list[Route] = []
+        self._patterns: dict[str, list[Route]] = {}
+        self._cache: dict[str, tuple[Route, ...]] = {}
+        for index, settings in enumerate(routes):
+            route = Route(settings, index)
+            self.routes.append(route)
+            for pattern in route.domains:
+                self._patterns.setdefault(pattern, []).append(route)
+
+    def route_for(self, forward_path: str) -> Route | None:
+        """The first route that takes this mailbox; None: we have nowhere to send it."""
+        # The bare <Postmaster> of RFC 5321 §4.1.1.3 is this host's.
+        domain = forward_path.rpartition("@")[2] if "@" in forward_path else self.hostname
+        candidates = self._cache.get(domain)
+        if candidates is None:
+            candidates = self._candidates(domain)
+        for route in candidates:
+            if not route.recipients or normal_mailbox(forward_path) in route.recipients:
+                return route
+        return None
+
+    def names_domain(self, domain: str) -> bool:
+        """True when a route names the domain (or its parent, ".parent"): mail for it is ours to
+        take from anybody.  "*" does not count: that is only for those who may relay."""
+        domain = normal_domain(domain) if domain else self.hostname
+        return any(pattern in self._patterns for pattern in patterns_of(domain))
+
+    def _candidates(self, domain: str) -> tuple[Route, ...]:
+        found: dict[int, Route] = {}
+        for pattern in (*patterns_of(normal_domain(domain)), "*"):
+            for route in self._patterns.get(pattern, ()):
+                found[route.index] = route
+        candidates = tuple(found[index] for index in sorted(found))
+        if len(self._cache) >= DOMAIN_CACHE_ENTRIES:
+            self._cache.clear()
+        self._cache[domain] = candidates
+        return candidates
+
+
+def patterns_of(domain: str) -> Sequence[str]:
+    """The keys under which a domain may be routed: "a.b.c" → "a.b.c", ".b.c", ".c"."""
+    if domain.startswith("["):  # RFC 5321 §4.1.3: an address literal has no parents
+        return (domain,)
+    patterns = [domain]
+    dot = domain.find(".")
+    while dot >= 0:
+        patterns.append(domain[dot:])
+        dot = domain.find(".", dot + 1)
+    return patterns
+
+
+def normal_domain(domain: str) -> str:
+    """Lower case, A-labels (RFC 5890): the form in which domains are compared."""
+    if domain.isascii():
+        return domain.lower()
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except idna.IDNAError:
+        return domain.lower()
+
+
+def normal_pattern(pattern: str) -> str:
+    """A domain, ".domain" or "*" of a route, in the form in which it is looked up."""
+    bare = pattern.removeprefix(".")
+    if pattern == "*":
+        return pattern
+    if not bare or bare.startswith(".") or any(c in bare for c in "*@/ \t"):
+        raise ValueError(
+            f'domains: {pattern!r}: allowed are "example.org", ".example.org" (its subdomains), "*"'
+        )
+    return ("." if pattern != bare else "") + normal_domain(bare)
+
+
+def normal_mailbox(mailbox: str) -> str:
+    """For comparing mailboxes: RFC 5321 §2.4 lets only the final host fold the local part's case;
+    a list of recipients is that host's word, and all we know of fold it."""
+    local_part, _, domain = mailbox.rpartition("@")
+    return f"{local_part.lower()}@{normal_domain(domain)}"
