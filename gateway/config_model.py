@@ -345,9 +345,40 @@ class QueueConfig(_Section, frozen=True, kw_only=True):
             "tell the sender that it is delayed (RFC 3461 DELAY; sendmail: 4 h); 0: never",
         ),
     ] = 14_400.0
+    connect_retry_s: Annotated[
+        tuple[Annotated[float, Meta(ge=0.1, le=DAY_S)], ...],
+        Meta(
+            min_length=1,
+            description="waits of a whole route after none of its next hops could be connected to; "
+            "the last one repeats (Postfix minimal_backoff_time: 300)",
+        ),
+    ] = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+    inline_wait_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            540.0,
+            'durability "inline": wait for a free connection, then 451 '
+            "(RFC 5321 §4.5.3.2.6: clients wait 10 minutes)",
+        ),
+    ] = 60.0
+    report_octets: Annotated[
+        int,
+        _count(
+            0,
+            2**30,
+            "largest message returned whole in a report, of larger ones the header "
+            "(Postfix bounce_size_limit: 50000)",
+        ),
+    ] = 50_000
     active_max: Annotated[
         int,
-        _count(1, 10**6, "messages in delivery at once (Postfix qmgr_message_active_limit 20000)"),
+        _count(
+            1,
+            10**6,
+            "messages in hand for one route; further ones wait in the spool's index "
+            "(Postfix qmgr_message_active_limit: 20000)",
+        ),
     ] = 20_000
     messages_max: Annotated[
         int, _count(1, 10**8, "messages a worker keeps; more get 452 (about 2 KiB of memory each)")
@@ -491,6 +522,9 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
     http_headers: Annotated[
         dict[str, str], _text("http next hops: header fields to add, for tokens and the like")
     ] = {}
+    http_secret: Annotated[
+        str, _text("http next hops: sign each request with HMAC-SHA256; empty: unsigned")
+    ] = ""
 
 
 class StoreConfig(_Section, frozen=True, kw_only=True):

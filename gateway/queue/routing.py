@@ -1,7 +1,7 @@
 """Routes: which next hops the mail for a recipient goes to.
 
     Owns      NextHop (the URLs of next_hop = […]), Route, Router
-    Flow      RouteSettings → Route → Router.route_for(forward_path), once for each recipient
+    Flow      RouteConfig → Route → Router.route_for(forward_path), once for each recipient
     Limits    a bounded cache of domains: a domain seen before costs one dictionary access
     Errors    ValueError that names what is allowed, for the config to show
     Standards RFC 5321 §2.3.5, §4.1.3 (address literals), RFC 2033 (LMTP), RFC 8314 (smtps)
@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import idna
 import msgspec
 
-from gateway.queue.settings import RouteSettings
+from gateway.config_model import DeliveryConfig, RouteConfig
 
 ALLOWED = (
     "smtp://host[:25], smtps://host[:465], lmtp://host[:24], lmtp+unix:/path, http(s)://host/path, "
@@ -89,27 +89,50 @@ def _parse_network_url(url: str, scheme: str) -> NextHop:
 class Route:
     """One [[route]], ready for use.  Compared by identity."""
 
-    __slots__ = ("domains", "index", "name", "next_hops", "recipients", "settings")
+    __slots__ = (
+        "config",
+        "delivery",
+        "domains",
+        "index",
+        "initial_connections",
+        "max_connections",
+        "messages_per_connection",
+        "name",
+        "next_hops",
+        "recipients",
+        "recipients_per_transaction",
+    )
 
-    def __init__(self, settings: RouteSettings, index: int = 0) -> None:
-        settings.check()
-        self.settings = settings
+    def __init__(self, config: RouteConfig, delivery: DeliveryConfig, index: int = 0) -> None:
+        self.config = config
+        self.delivery = delivery
         self.index = index  # place in the config: the lower wins
-        self.next_hops = tuple(parse_next_hop(url) for url in settings.next_hop)
+        self.next_hops = tuple(parse_next_hop(url) for url in config.next_hop)
         self.name = ", ".join(hop.url for hop in self.next_hops)
-        listed = {normal_mailbox(mailbox) for mailbox in settings.recipients}
-        self.domains = tuple(normal_pattern(domain) for domain in settings.domains) or tuple(
-            sorted({mailbox.rpartition("@")[2] for mailbox in listed})
+        self.max_connections = config.max_connections or delivery.max_connections
+        self.initial_connections = min(delivery.initial_connections, self.max_connections)
+        self.recipients_per_transaction = config.recipients_per_transaction or delivery.recipients
+        self.messages_per_connection = (
+            config.messages_per_connection or delivery.messages_per_connection
         )
+        self.domains = tuple(normal_pattern(domain) for domain in config.domains)
+        listed = {normal_mailbox(mailbox) for mailbox in config.recipients}
         if listed:  # RFC 5321 §4.5.1: whoever takes mail for a domain takes it for its postmaster
             listed |= {f"postmaster@{domain}" for domain in self.domains if domain[0] not in "*."}
         self.recipients = frozenset(listed)
+        for mailbox in config.recipients:
+            if not mailbox.rpartition("@")[0]:
+                raise ValueError(f"recipients: {mailbox!r} is not local-part@domain")
         for hop in self.next_hops:
             if hop.scheme == "mx":
                 raise ValueError(
                     "next_hop: mx: delivery is not in this version; name a next hop "
                     "(smtp://host, lmtp://host …)"
                 )
+
+    def with_next_hop(self, hop: NextHop) -> Route:
+        """The same route to another place, for mail that an operator reroutes."""
+        return Route(msgspec.structs.replace(self.config, next_hop=(hop.url,)), self.delivery)
 
     def __repr__(self) -> str:
         return f"Route({self.index}, {self.domains!r} → {self.name})"
@@ -118,13 +141,15 @@ class Route:
 class Router:
     """All routes of a config.  Immutable but for its cache; a reload makes a new one."""
 
-    def __init__(self, routes: Iterable[RouteSettings], *, hostname: str) -> None:
+    def __init__(
+        self, routes: Iterable[RouteConfig], delivery: DeliveryConfig, hostname: str
+    ) -> None:
         self.hostname = normal_domain(hostname)
         self.routes: list[Route] = []
         self._patterns: dict[str, list[Route]] = {}
         self._cache: dict[str, tuple[Route, ...]] = {}
-        for index, settings in enumerate(routes):
-            route = Route(settings, index)
+        for index, config in enumerate(routes):
+            route = Route(config, delivery, index)
             self.routes.append(route)
             for pattern in route.domains:
                 self._patterns.setdefault(pattern, []).append(route)
