@@ -491,7 +491,7 @@ def parse_command(bytes data not None, Py_ssize_t pos, Py_ssize_t max_octets, bi
         if lf == NULL:
             return refuse(size, R_LINE_TOO_LONG, -1)
         i = 0
-        while i < 9 and not octet_class[p[i]] & IS_SPACE and p[i] > 13:
+        while i < 9 and not octet_class[p[i]] & IS_SPACE and p[i] != 10 and p[i] != 13:
             i += 1
         return refuse(lf + 1 - base, R_LINE_TOO_LONG, verb_of(p, i))
     next_pos = lf + 1 - base

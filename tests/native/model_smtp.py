@@ -1,4 +1,4 @@
-"""The obvious slow model of gateway._native's SMTP grammar: regular expressions written from the ABNF.
+"""The obvious slow model of the native SMTP grammar: regular expressions written from the ABNF.
 
     Standards RFC 5321 §4.1.2, §4.1.3, §4.2; RFC 6531 §3.3; RFC 3030 §2; RFC 3461 §4
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import ipaddress
 import re
 
-VERBS = (
-    "EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT STARTTLS AUTH XCLIENT ETRN"
-).split()
+VERBS = [
+    "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "EXPN", "HELP",
+    "QUIT", "STARTTLS", "AUTH", "XCLIENT", "ETRN",
+]  # fmt: skip
 UNKNOWN = 18
 ERROR = 19
 LINE_TOO_LONG, SYNTAX, BARE_LF, NUL, EIGHT_BIT, BAD_PATH, BAD_PARAM, PATH_TOO_LONG = range(1, 9)
@@ -127,7 +128,8 @@ def parse_command(
     if (lf < 0 and len(data) - pos >= max_octets) or lf - pos >= max_octets:
         if lf < 0:
             return len(data), ERROR, LINE_TOO_LONG, -1
-        return lf + 1, ERROR, LINE_TOO_LONG, verb_of(re.split(rb"[ \t\r\n]", data[pos:lf], 1)[0])
+        word = re.split(rb"[ \t\r\n]", data[pos:lf], maxsplit=1)[0]
+        return lf + 1, ERROR, LINE_TOO_LONG, verb_of(word)
     if lf < 0:
         return None
     next_pos = lf + 1
@@ -135,7 +137,7 @@ def parse_command(
     bare = not line.endswith(b"\r")
     if not bare:
         line = line[:-1]
-    word = re.split(rb"[ \t]", line, 1)[0]
+    word = re.split(rb"[ \t]", line, maxsplit=1)[0]
     verb = verb_of(word)
     if bare:
         return next_pos, ERROR, BARE_LF, verb

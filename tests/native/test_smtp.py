@@ -189,7 +189,7 @@ spiced = st.lists(
     max_size=12,
 ).map(b"".join)
 prefixes = st.sampled_from(
-    [b"", b"MAIL FROM:<", b"RCPT TO:<", b"mail From: <a@b> ", b"RCPT TO:<a@[", b"BDAT ", b"rcpt to:"]
+    [b"", b"MAIL FROM:<", b"RCPT TO:<", b"Mail from:<a@b> ", b"RCPT TO:<a@[", b"BDAT ", b"Rcpt to:"]
 )
 endings = st.sampled_from([b"\r\n", b">\r\n", b"@b>\r\n", b"]>\r\n", b"\n", b""])
 
@@ -334,8 +334,8 @@ def drain(parser: object, pieces: list[bytes]) -> tuple[list[object], bool]:
 reply_octets = st.lists(
     st.one_of(
         st.sampled_from(
-            [b"250 2.0.0 Ok\r\n", b"250-", b"354 ", b"5.1.1 ", b"\r\n", b"\n", b"550 5.1.1 no", b"\t",
-             b"\xc3\xbc", b"x" * 1030, b"\0", b"2.1.0", b"421-4.3.2 bye\r\n"]
+            [b"250 2.0.0 Ok\r\n", b"250-", b"354 ", b"5.1.1 ", b"\r\n", b"\n", b"550 5.1.1 no",
+             b"\t", b"\xc3\xbc", b"x" * 1030, b"\0", b"2.1.0", b"421-4.3.2 bye\r\n"]
         ),
         st.binary(min_size=1, max_size=2),
     ),
