@@ -1,8 +1,8 @@
 """The envelope: who sent the mail, to whom it goes, and what the receiving session learnt on the way.
 
-    Owns      Envelope, Recipient, Facts; their packed form, which the spool keeps
-    Errors    unpack() raises msgspec.DecodeError / ValidationError on anything pack() did not write
-    Standards RFC 5321 §2.3.1 (envelope), RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID), RFC 6152, RFC 3030, RFC 6531
+Owns      Envelope, Recipient, Facts; their packed form, which the spool keeps
+Errors    unpack() raises msgspec.DecodeError / ValidationError on anything pack() did not write
+Standards RFC 5321 §2.3.1 (envelope), RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID), RFC 6152, RFC 3030, RFC 6531
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Facts(msgspec.Struct, array_like=True):
     """What the DATA decoder saw in its one pass.  Field order is that of DataDecoder.facts()."""
 
     size_octets: int = 0  # content, after dot-unstuffing
-    header_octets: int = 0  # offset of the empty line's CRLF (RFC 5322 §2.1); size_octets when there is no body
+    header_octets: int = (
+        0  # offset of the empty line's CRLF (RFC 5322 §2.1); size_octets when there is no body
+    )
     lines: int = 0
     longest_line: int = 0  # octets without CRLF
     dot_lines: int = 0  # lines that begin with "." and must be stuffed for DATA
@@ -70,7 +72,9 @@ class Envelope(msgspec.Struct, array_like=True):
     envid: str = ""  # xtext decoded
     client_address: str = ""  # "192.0.2.1:4711", "unix:" or "" for mail we made ourselves (DSNs)
     client_name: str = ""  # HELO/EHLO argument
-    protocol: str = ""  # RFC 3848 / RFC 6531 §4.3 "with" keyword: SMTP, ESMTP, ESMTPS, UTF8SMTP, LMTP …
+    protocol: str = (
+        ""  # RFC 3848 / RFC 6531 §4.3 "with" keyword: SMTP, ESMTP, ESMTPS, UTF8SMTP, LMTP …
+    )
     session: str = ""
     message_id: str = ""  # header field Message-ID, for people and trace only
     durability: str = "fsync"  # inline | fsync | memory

@@ -1,8 +1,8 @@
 """Replies: the only thing that becomes text for an SMTP peer, and the one table of those we send.
 
-    Owns      Reply; the named replies every other module uses
-    Errors    ValueError when code and enhanced status disagree in class (RFC 3463 §2)
-    Standards RFC 5321 §4.2, RFC 2034, RFC 3463, RFC 5248, RFC 7505, RFC 9422
+Owns      Reply; the named replies every other module uses
+Errors    ValueError when code and enhanced status disagree in class (RFC 3463 §2)
+Standards RFC 5321 §4.2, RFC 2034, RFC 3463, RFC 5248, RFC 7505, RFC 9422
 """
 
 from __future__ import annotations
@@ -49,13 +49,20 @@ class Reply:
         return Reply(self.code, self.enhanced, text, close=self.close)
 
     def __str__(self) -> str:
-        return f"{self.code} {self.enhanced} {self.text}" if self.enhanced else f"{self.code} {self.text}"
+        return (
+            f"{self.code} {self.enhanced} {self.text}"
+            if self.enhanced
+            else f"{self.code} {self.text}"
+        )
 
     def __repr__(self) -> str:
         return f"Reply({self.code}, {self.enhanced!r}, {self.text!r}, close={self.close})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reply) and (self.encoded, self.close) == (other.encoded, other.close)
+        return isinstance(other, Reply) and (self.encoded, self.close) == (
+            other.encoded,
+            other.close,
+        )
 
     def __hash__(self) -> int:
         return hash((self.encoded, self.close))

@@ -1,11 +1,11 @@
 """One connection: octets in to a handler, octets out from it, with a deadline, flow control and STARTTLS.
 
-    Flow      transport → Connection.data_received → handler.receive; handler → Connection.write → transport
-    Limits    one deadline a connection, checked once a second for all of them by DeadlineSweep (a timer per command
-              would cost more than the command); the write buffer's high-water mark pauses the handler
-    Errors    whatever a handler raises is its own to catch; what escapes closes the connection and is logged
-    Blocking  never
-    Bugs      a deadline may be kept up to one second late
+Flow      transport → Connection.data_received → handler.receive; handler → Connection.write → transport
+Limits    one deadline a connection, checked once a second for all of them by DeadlineSweep (a timer per command
+          would cost more than the command); the write buffer's high-water mark pauses the handler
+Errors    whatever a handler raises is its own to catch; what escapes closes the connection and is logged
+Blocking  never
+Bugs      a deadline may be kept up to one second late
 """
 
 from __future__ import annotations
@@ -121,7 +121,12 @@ class Connection(asyncio.Protocol):
         return self.transport.get_write_buffer_size()
 
     async def start_tls(
-        self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None, timeout_s: float = 60.0
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        timeout_s: float = 60.0,
     ) -> None:
         """Upgrade in place.  Raises ssl.SSLError, ConnectionError or TimeoutError; the connection is then closed.
 

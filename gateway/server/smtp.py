@@ -1,0 +1,610 @@
+"""One SMTP or LMTP session: event → policy → spool → reply.
+
+Owns      SmtpService (what the sessions of one listener share) and SmtpSession
+Flow      receive() → machine.next_event() → handler → machine.reply(); all replies of one read leave in one write.
+          A decision that waits (commit, TLS handshake, a full spool) sets `_waiting`; its call-back resumes the pump
+Limits    deadlines by state (RFC 5321 §4.5.3.2), a floor under the data rate, errors, unread input while waiting
+Errors    an exception in a handler is logged with its traceback and answered 451 4.3.0; the message is not accepted
+Blocking  never: the spool writes in its own thread
+Security  what the client said before TLS is forgotten; early talkers, slow and silent clients are cut
+Standards RFC 5321, RFC 2033, RFC 3207, RFC 1047 (a message that is committed stays accepted even if the client left)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gateway.config_model import LimitsConfig
+from gateway.log import Log
+from gateway.mail import envelope as env
+from gateway.mail import replies
+from gateway.mail.header import ReceivedStamp, transmission_type
+from gateway.mail.reply import Reply
+from gateway.metrics import Metrics
+from gateway.net.connection import Connection
+from gateway.net.tls import TlsContexts, describe
+from gateway.policy.access import Access, in_networks
+from gateway.policy.content import check_content
+from gateway.policy.gate import Gate
+from gateway.protocol import smtp_server as protocol
+from gateway.protocol.smtp_server import Settings, SmtpServerMachine
+from gateway.spool.spool import Incoming, Spool, SpoolError, Stored
+
+logger = logging.getLogger(__name__)
+
+UNREAD_OCTETS_MAX = 65_536  # input kept while a decision waits; reading pauses above it
+DATA_GRACE_S = 60.0  # the data rate is judged after its first minute
+LINGER_S = 10.0  # for a peer that does not read our last reply
+
+
+Answered = Callable[[str, env.Envelope, list[Reply]], None]
+Inline = Callable[
+    [str, env.Envelope, list[Any], Answered], None
+]  # one answer a recipient, when the next hop spoke
+
+
+class SmtpService(msgspec.Struct):
+    """What all sessions of one listener share."""
+
+    hostname: str
+    settings: Settings
+    limits: LimitsConfig
+    access: Access
+    gate: Gate
+    spool: Spool
+    enqueue: Callable[[Stored], None]
+    log: Log
+    metrics: Metrics
+    session_ids: Callable[[], str]
+    durability: str = "fsync"
+    inline: Inline | None = None
+    tls: TlsContexts | None = None
+    greeting_delay_s: float = 0.0
+    xclient_from: tuple[Any, ...] = ()
+    reject_bare: bool = False
+    greeting: Reply = replies.NOOP_OK
+    listener: str = ""
+
+
+class SmtpSession:
+    """Drives one SmtpServerMachine over one Connection."""
+
+    __slots__ = (
+        "_accepted",
+        "_connection",
+        "_counted",
+        "_data_octets",
+        "_data_started",
+        "_incoming",
+        "_inline_chunks",
+        "_may_relay",
+        "_proto",
+        "_reason",
+        "_service",
+        "_stamp",
+        "_started",
+        "_timer",
+        "_tls_text",
+        "_waiting",
+        "client",
+        "client_ip",
+        "machine",
+        "session_id",
+    )
+
+    def __init__(self, service: SmtpService, client: str = "", client_ip: str = "") -> None:
+        """client, client_ip: from a PROXY header; else taken from the socket."""
+        self._service = service
+        self.client = client
+        self.client_ip = client_ip
+        self.machine: SmtpServerMachine = None  # type: ignore[assignment]  # set in on_connected()
+        self.session_id = ""
+        self._connection: Connection = None  # type: ignore[assignment]
+        self._counted = False
+        self._waiting = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._stamp: ReceivedStamp | None = None
+        self._tls_text = ""
+        self._incoming: Incoming | None = None
+        self._inline_chunks: list[Any] = []
+        self._data_started = 0.0
+        self._data_octets = 0
+        self._accepted = 0
+        self._reason = "quit"
+        self._may_relay = False
+        self._proto = "SMTP"
+        self._started = 0.0
+
+    # -- what the connection calls -----------------------------------------------------------------------------------
+
+    def on_connected(self, connection: Connection) -> None:
+        service = self._service
+        self._connection = connection
+        self._started = time.monotonic()
+        self.session_id = service.session_ids()
+        if not self.client:
+            self.client, self.client_ip = peer_of(connection)
+        tls = connection.tls is not None
+        self.machine = SmtpServerMachine(
+            service.settings,
+            tls=tls,
+            xclient_allowed=bool(service.xclient_from)
+            and in_networks(self.client_ip, service.xclient_from),
+        )
+        if tls:
+            self._tls_text = tls_text(connection)
+            service.metrics.tls_handshakes += 1
+        self._may_relay = service.access.may_relay(self.client_ip)
+        service.metrics.sessions_opened += 1
+        refusal = service.gate.enter(self.client_ip, unlimited=self._may_relay)
+        if refusal is not None:
+            service.metrics.sessions_refused += 1
+            self._reason = refusal.text
+            self.machine.greet(refusal)
+            self._flush()
+            return
+        self._counted = True
+        if service.greeting_delay_s and not self._may_relay:
+            self._waiting = True
+            self._timer = asyncio.get_running_loop().call_later(
+                service.greeting_delay_s, self._greet_late
+            )
+            return
+        self.machine.greet(service.greeting)
+        self._flush()
+
+    def receive(self, data: bytes) -> None:
+        machine = self.machine
+        if (
+            self._timer is not None
+        ):  # the greeting is still held back: RFC 5321 §3.1 has the client wait for it
+            self._drop_timer()
+            self._service.metrics.early_talkers += 1
+            self._reason = "early talker"
+            machine.greet(replies.EARLY_TALKER)
+            self._flush()
+            return
+        if machine.closing:
+            return
+        machine.receive_data(data)
+        self._data_octets += len(data)
+        if not self._waiting:
+            self._pump()
+        elif machine.unread_octets > UNREAD_OCTETS_MAX:
+            self._connection.pause_reading()
+
+    def receive_eof(self) -> None:
+        if self._reason == "quit":
+            self._reason = "lost"
+
+    def on_closed(self, error: Exception | None) -> None:
+        service = self._service
+        self._drop_timer()
+        self._abort_incoming()
+        if self._counted:
+            self._counted = False
+            service.gate.leave(self.client_ip)
+        service.metrics.sessions_closed += 1
+        service.log.event(
+            "disconnected",
+            session=self.session_id,
+            client=self.client,
+            reason=str(error) if error else self._reason,
+            messages=self._accepted,
+            errors=self.machine.errors,
+            duration_s=round(time.monotonic() - self._started, 3),
+            tls=self._tls_text,
+        )
+
+    def on_deadline(self) -> None:
+        if self.machine.closing:
+            self._connection.abort()
+            return
+        in_data = self.machine.in_data
+        self._reason = "data too slow" if in_data else "timeout"
+        self._service.metrics.sessions_timed_out += 1
+        self._say_goodbye(replies.TOO_SLOW if in_data else replies.TIMEOUT)
+
+    def on_write_ready(self, ready: bool) -> None:
+        # A client that does not read its replies gets no more of them, and is not read either.
+        if ready:
+            self._connection.resume_reading()
+        else:
+            self._connection.pause_reading()
+
+    def drain(self) -> bool:
+        """The worker is stopping: True when the session was idle and is told to go."""
+        if self._waiting or self.machine.in_transaction:
+            return False
+        self._reason = "shutdown"
+        self._drop_timer()
+        self._say_goodbye(replies.SHUTTING_DOWN)
+        return True
+
+    # -- the pump ----------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        machine = self.machine
+        try:
+            while not self._waiting:
+                event = machine.next_event()
+                if event is None:
+                    break
+                _HANDLERS[event[0]](self, event[1], event[2])
+        except Exception:
+            logger.exception("session %s: unexpected error", self.session_id)
+            self._service.metrics.internal_errors += 1
+            self._abort_incoming()
+            self._reason = "internal error"
+            machine.say(
+                Reply(
+                    421,
+                    "4.3.0",
+                    f"Local error, session {self.session_id}; try again later",
+                    close=True,
+                )
+            )
+        if machine.errors > self._service.limits.errors and not machine.closing:
+            self._reason = "too many errors"
+            machine.say(replies.TOO_MANY_ERRORS)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what was collected, set the next deadline, close when it is time."""
+        machine = self.machine
+        connection = self._connection
+        out = machine.data_to_send()
+        if out:
+            connection.write(out)
+        if machine.closing:
+            connection.close()
+            connection.set_deadline(LINGER_S)
+            return
+        now = time.monotonic()
+        limits = self._service.limits
+        if machine.in_data:
+            if not self._data_started:
+                self._data_started = now
+                self._data_octets = 0
+            # The block timer alone (RFC 5321 §4.5.3.2.5) would let one octet every three minutes live for ever.
+            deadline = now + limits.data_block_s
+            if limits.data_octets_per_s:
+                owed_s = DATA_GRACE_S + self._data_octets / limits.data_octets_per_s
+                deadline = min(deadline, self._data_started + owed_s)
+            connection.deadline = deadline
+        else:
+            self._data_started = 0.0
+            connection.deadline = 0.0 if self._waiting else now + limits.command_s
+        if not self._waiting:
+            connection.resume_reading()
+
+    def _resume(self) -> None:
+        self._waiting = False
+        if not self._connection.closed:
+            self._pump()
+
+    def _greet_late(self) -> None:
+        self._timer = None
+        self._waiting = False
+        if not self._connection.closed:
+            self.machine.greet(self._service.greeting)
+            self._flush()
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._waiting = False
+
+    def _say_goodbye(self, reply: Reply) -> None:
+        self.machine.say(reply)
+        self._flush()
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _on_hello(self, verb: str, argument: str) -> None:
+        self._abort_incoming()
+        self._proto = verb
+        self._stamp = ReceivedStamp(
+            hostname=self._service.hostname,
+            client_name=argument,
+            client_address=self.client,
+            tls=self._tls_text,
+            lmtp=self._service.settings.lmtp,
+            extended=verb != "HELO",
+        )
+        self.machine.accept_hello(verb, argument)
+
+    def _on_mail(self, _reverse_path: str, mail: protocol.MailParameters) -> None:
+        service = self._service
+        refusal = service.spool.refusal(mail.size)
+        if refusal is not None:
+            service.metrics.spool_refusals += 1
+        self.machine.reply(refusal or replies.SENDER_OK)
+
+    def _on_rcpt(self, recipient: env.Recipient, _b: object) -> None:
+        access = self._service.access
+        mailbox = access.forward_path(recipient.forward_path)
+        if isinstance(mailbox, Reply):
+            refusal: Reply | None = mailbox
+        else:
+            recipient.forward_path = mailbox
+            refusal = access.check_recipient(recipient.domain, self._may_relay)
+        if refusal is None:
+            self.machine.reply(replies.RECIPIENT_OK)
+            return
+        service = self._service
+        service.metrics.recipients_refused += 1
+        service.log.event(
+            "refused",
+            session=self.session_id,
+            client=self.client,
+            reverse_path=self.machine.reverse_path,
+            forward_path=recipient.forward_path,
+            reply=str(refusal),
+        )
+        self.machine.reply(refusal)
+
+    def _on_data(self, _a: object, _b: object) -> None:
+        self.machine.start_data()
+
+    def _on_content(self, chunk: Any, _b: object) -> None:
+        if self.machine.decoder.overflow:
+            return  # refused at the end of data
+        if self._service.inline is not None:
+            self._inline_chunks.append(chunk)
+            return
+        if self._incoming is None:
+            self._incoming = self._service.spool.begin()
+            self._incoming.on_drain = self._resume
+        if not self._incoming.append(chunk):
+            self._waiting = True
+            self._connection.pause_reading()
+
+    def _on_end_of_data(self, _a: object, _b: object) -> None:
+        service = self._service
+        machine = self.machine
+        decoder = machine.decoder
+        facts = env.Facts(*decoder.facts())
+        refusal = check_content(
+            facts,
+            overflow=decoder.overflow,
+            reject_bare=service.reject_bare,
+            body=machine.mail.body,
+            received_max=service.limits.received_fields,
+        )
+        if refusal is not None:
+            self._refuse_content(refusal, facts)
+            return
+        mail = machine.mail
+        recipients = machine.recipients
+        incoming = self._incoming or service.spool.begin()
+        queue_id = incoming.queue_id
+        now = time.time_ns()
+        envelope = env.Envelope(
+            machine.reverse_path or env.NULL_REVERSE_PATH,
+            recipients,
+            now,
+            mail.body,
+            mail.smtputf8,
+            mail.ret,
+            mail.envid,
+            self.client,
+            machine.greeted,
+            transmission_type(
+                lmtp=service.settings.lmtp,
+                extended=machine.esmtp,
+                tls=machine.tls,
+                smtputf8=mail.smtputf8,
+            ),
+            self.session_id,
+            decoder.message_id,
+            service.durability,
+            facts,
+        )
+        only = recipients[0].forward_path if len(recipients) == 1 else None
+        prefix = self._stamp.line(queue_id, only, now, mail.smtputf8)
+        self._incoming = None
+        self._waiting = True
+        last = decoder.take(True)
+        if service.inline is not None:
+            chunks, self._inline_chunks = self._inline_chunks, []
+            if last is not None:
+                chunks.append(last)
+            incoming.abort()
+            service.inline(queue_id, envelope, [prefix, *chunks], self._delivered_inline)
+        else:
+            incoming.commit(envelope, prefix, last, self._committed)
+
+    def _refuse_content(self, refusal: Reply, facts: env.Facts) -> None:
+        service = self._service
+        self._abort_incoming()
+        service.metrics.messages_refused += 1
+        service.log.event(
+            "refused",
+            session=self.session_id,
+            client=self.client,
+            reverse_path=self.machine.reverse_path,
+            size_octets=facts.size_octets,
+            reply=str(refusal),
+        )
+        self._answer_content(refusal)
+
+    def _answer_content(self, reply: Reply) -> None:
+        if self._service.settings.lmtp:
+            self.machine.reply_each([reply] * len(self.machine.recipients))
+        else:
+            self.machine.reply(reply)
+
+    def _committed(self, stored: Stored | None, error: SpoolError | None) -> None:
+        """The message is kept (and is ours from here on), or it is not and the client hears why."""
+        service = self._service
+        if stored is None:
+            assert error is not None
+            service.metrics.messages_refused += 1
+            service.log.event(
+                "refused",
+                session=self.session_id,
+                client=self.client,
+                reply=str(error.reply),
+                error=str(error),
+            )
+            if not self._connection.closed:
+                self._answer_content(error.reply)
+            self._resume()
+            return
+        envelope = stored.envelope
+        self._accepted += 1
+        service.metrics.accepted(envelope.facts.size_octets, len(envelope.recipients))
+        self._log_accepted(stored.queue_id, envelope)
+        if not self._connection.closed:
+            machine = self.machine
+            reply = f"250 2.0.0 Ok: queued as {stored.queue_id} ({service.durability})\r\n".encode()
+            machine.accept_content(reply)
+        service.enqueue(stored)
+        self._resume()
+
+    def _log_accepted(self, queue_id: str, envelope: env.Envelope) -> None:
+        self._service.log.event(
+            "accepted",
+            queue_id=queue_id,
+            session=self.session_id,
+            client=self.client,
+            helo=envelope.client_name,
+            protocol=envelope.protocol,
+            reverse_path=envelope.reverse_path,
+            forward_paths=[r.forward_path for r in envelope.recipients],
+            size_octets=envelope.facts.size_octets,
+            message_id=envelope.message_id,
+            durability=envelope.durability,
+            tls=self._tls_text,
+        )
+
+    def _delivered_inline(
+        self, queue_id: str, envelope: env.Envelope, answers: list[Reply]
+    ) -> None:
+        """Durability "inline": each recipient's answer is what the next hop said of it."""
+        service = self._service
+        if any(answer.is_positive for answer in answers):
+            self._accepted += 1
+            service.metrics.accepted(envelope.facts.size_octets, len(envelope.recipients))
+        else:
+            service.metrics.messages_refused += 1
+        if not self._connection.closed:
+            if service.settings.lmtp:
+                self.machine.reply_each(answers)
+            else:
+                self.machine.reply(answers[0])
+        self._resume()
+
+    def _on_vrfy(self, _argument: str, verb: str) -> None:
+        # RFC 5321 §3.5.3, §7.3: neither confirm nor deny.
+        self.machine.reply(replies.CANNOT_VERIFY if verb == "VRFY" else replies.EXPN_DISABLED)
+
+    def _on_starttls(self, _a: object, _b: object) -> None:
+        service = self._service
+        context = service.tls.server if service.tls is not None else None
+        if context is None:
+            self.machine.reply(replies.TLS_UNAVAILABLE)
+            return
+        self.machine.reply(replies.READY_FOR_TLS)
+        self._flush()
+        self._waiting = True
+        self._connection.deadline = 0.0  # start_tls() has its own
+        task = asyncio.get_running_loop().create_task(self._start_tls(context))
+        _tls_tasks.add(task)
+        task.add_done_callback(_tls_tasks.discard)
+
+    async def _start_tls(self, context: ssl.SSLContext) -> None:
+        service = self._service
+        try:
+            await self._connection.start_tls(
+                context, server_side=True, timeout_s=service.limits.tls_handshake_s
+            )
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+            service.metrics.tls_failures += 1
+            self._reason = f"TLS handshake failed: {error}"
+            self._connection.abort()
+            return
+        if self._connection.closed:
+            return
+        service.metrics.tls_handshakes += 1
+        self._tls_text = tls_text(self._connection)
+        self.machine.tls_started()
+        self._waiting = False
+        self._flush()
+
+    def _on_quit(self, _a: object, _b: object) -> None:
+        self._abort_incoming()
+
+    def _on_reset(self, _a: object, _b: object) -> None:
+        self._abort_incoming()
+
+    def _on_xclient(self, attributes: dict[str, str], _b: object) -> None:
+        """The proxy in front tells who the client is (allowed by xclient_from)."""
+        service = self._service
+        address = attributes.get("ADDR", "")
+        if address and address.upper() not in ("[UNAVAILABLE]", "[TEMPUNAVAIL]"):
+            ip = address[5:] if address.upper().startswith("IPV6:") else address
+            port = attributes.get("PORT", "0")
+            if self._counted:
+                service.gate.leave(self.client_ip)
+                self._counted = False
+            self.client_ip = ip
+            self.client = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+            refusal = service.gate.enter(ip, unlimited=False)
+            if refusal is not None:
+                self._reason = refusal.text
+                self.machine.reply(refusal)
+                return
+            self._counted = True
+            self._may_relay = service.access.may_relay(ip)
+        self.machine.reply(service.greeting)
+
+    def _abort_incoming(self) -> None:
+        self._inline_chunks = []
+        if self._incoming is not None:
+            self._incoming.abort()
+            self._incoming = None
+
+
+_tls_tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references to tasks
+
+_HANDLERS: list[Callable[[SmtpSession, Any, Any], None]] = [
+    SmtpSession._on_hello,
+    SmtpSession._on_mail,
+    SmtpSession._on_rcpt,
+    SmtpSession._on_data,
+    SmtpSession._on_content,
+    SmtpSession._on_end_of_data,
+    SmtpSession._on_vrfy,
+    SmtpSession._on_starttls,
+    SmtpSession._on_quit,
+    SmtpSession._on_xclient,
+    SmtpSession._on_reset,
+]
+
+
+def tls_text(connection: Connection) -> str:
+    """ "TLSv1.3 TLS_AES_128_GCM_SHA256", for the log and the Received field."""
+    assert connection.tls is not None
+    version, cipher, _bits = describe(connection.tls)
+    return f"{version} {cipher}"
+
+
+def peer_of(connection: Connection) -> tuple[str, str]:
+    """("192.0.2.1:4711", "192.0.2.1"); ("unix:", "") for a local socket."""
+    peer = connection.transport.get_extra_info("peername")
+    if not isinstance(peer, tuple) or not peer:
+        return "unix:", ""
+    ip, port = peer[0], peer[1]
+    if ip.startswith("::ffff:") and "." in ip:
+        ip = ip[7:]
+    return (f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"), ip
