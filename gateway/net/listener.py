@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
+import stat
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -163,9 +165,6 @@ def bind(address: tuple[str, int] | str, *, reuse_port: bool, mode: int = 0o660)
 
 
 def _bind_unix(path: str, mode: int) -> socket.socket:
-    import os
-    import stat
-
     try:
         if stat.S_ISSOCK(os.stat(path).st_mode):
             os.unlink(path)
