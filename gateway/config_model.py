@@ -69,9 +69,9 @@ class TlsConfig(_Section, frozen=True, kw_only=True):
         None
     )
     min_version: Annotated[
-        Literal["TLSv1.2", "TLSv1.3"],
-        _text("oldest version taken and offered (RFC 8996 forbids what is older)"),
-    ] = "TLSv1.2"
+        Literal["1.2", "1.3"],
+        _text("oldest TLS version taken and offered (RFC 9325 §3.1.1)"),
+    ] = "1.2"
     ca_file: Annotated[
         Path | None,
         _text(
