@@ -1,0 +1,5 @@
+"""python -m smtp_blaster"""
+
+from smtp_blaster.cli import main
+
+main()
