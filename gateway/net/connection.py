@@ -58,8 +58,7 @@ class Connection(asyncio.Protocol):
     # -- what the transport calls ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
         self.tls = transport.get_extra_info("ssl_object")
         self._sweep.add(self)
         self._handler.on_connected(self)
