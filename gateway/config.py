@@ -135,7 +135,7 @@ class _Builder:
         return kind(**values) if complete else None
 
     def _value(self, hint: Any, raw: object, at: KeyPath) -> object:
-        kind, meta = _plain(hint)
+        kind, meta = plain(hint)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind is not Address:
             value = self.section(kind, raw, at)
             return _BROKEN if value is None else value
@@ -187,8 +187,8 @@ class _Builder:
 _BROKEN = object()
 
 
-def _plain(hint: Any) -> tuple[Any, Meta]:
-    """The type without Annotated, and what Annotated said."""
+def plain(hint: Any) -> tuple[Any, Meta]:
+    """The type of a field without Annotated, and what Annotated said."""
     if get_origin(hint) is typing.Annotated:
         return get_args(hint)[0], hint.__metadata__[0]
     return hint, Meta()
@@ -196,7 +196,7 @@ def _plain(hint: Any) -> tuple[Any, Meta]:
 
 def describe(hint: Any) -> str:
     """The description of a key, from the model."""
-    kind, meta = _plain(hint)
+    kind, meta = plain(hint)
     return meta.description or (kind.__doc__ or "").partition("\n")[0]
 
 
@@ -238,7 +238,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _all_keys(kind: Any, at: KeyPath) -> Iterator[KeyPath]:
     for name, hint in get_type_hints(kind, include_extras=True).items():
-        inner, _ = _plain(hint)
+        inner, _ = plain(hint)
         inner = get_args(inner)[0] if get_origin(inner) is tuple else inner
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and inner is not Address:
             yield from _all_keys(inner, (*at, name))

@@ -120,7 +120,10 @@ class ListenConfig(_Section, frozen=True, kw_only=True):
     max_message_octets: Annotated[
         int, _count(0, 2**40, "largest message here; 0: limits.message_octets")
     ] = 0
-    mode: Annotated[int, _count(0, 0o777, "permissions of a unix socket")] = 0o660
+    mode: Annotated[
+        int,
+        Meta(ge=0, le=0o777, description="permissions of a unix socket", extra={"octal": True}),
+    ] = 0o660
 
 
 class AccessConfig(_Section, frozen=True, kw_only=True):
