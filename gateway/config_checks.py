@@ -15,10 +15,13 @@ import re
 import resource
 from collections.abc import Iterator
 
+import msgspec
+
 from gateway.config_lines import Path as KeyPath
 from gateway.config_model import Config, ListenConfig, RouteConfig
 from gateway.net.tls import KeyPair, TlsError
 from gateway.queue.routing import Route, normal_domain, normal_pattern, parse_next_hop, patterns_of
+from gateway.spool.settings import SpoolSettings
 
 Problem = tuple[KeyPath, str]
 
@@ -176,6 +179,9 @@ def _check_amounts(config: Config) -> Iterator[Problem]:
         yield ("trace", "keep_octets"), "must hold at least one file: trace.file_octets is more"
     if config.delivery.initial_connections > config.delivery.max_connections:
         yield ("delivery", "initial_connections"), "is more than delivery.max_connections"
+    for problem in SpoolSettings(**msgspec.structs.asdict(config.spool)).problems():
+        key, _, message = problem.partition(": ")
+        yield ("spool", key), message
     for position, server in enumerate(config.dns.servers):
         try:
             ipaddress.ip_address(server)

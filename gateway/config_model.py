@@ -37,6 +37,10 @@ def _count(low: int, high: int, description: str) -> Meta:
     return Meta(ge=low, le=high, description=description)
 
 
+def _part(description: str) -> Meta:
+    return Meta(ge=0.0, le=1.0, description=description)
+
+
 def _seconds(low: float, high: float, description: str) -> Meta:
     return Meta(ge=low, le=high, description=description)
 
@@ -260,15 +264,6 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
             "relay_from",
         ),
     ] = 0.0
-    memory_octets: Annotated[
-        int,
-        _count(
-            4 * MIB,
-            2**40,
-            "mail data a worker keeps in memory; above it, it stops reading mail data until "
-            "some is on disk",
-        ),
-    ] = 256 * MIB
     backlog: Annotated[
         int,
         _count(
@@ -286,38 +281,80 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
 
 
 class SpoolConfig(_Section, frozen=True, kw_only=True):
-    """The log on disk that owns mail between our 250 and its end."""
+    """The log on disk that owns mail between our 250 and its end.  All amounts are per worker."""
 
     segment_octets: Annotated[
         int,
         _count(
-            MIB,
-            2**34,
-            "size of a log file, written in advance (overwriting is 2-3 times cheaper to sync)",
+            64 * 1024,
+            1024 * MIB,
+            "one file of the log, a multiple of 4096; large: switching is rare, small: compaction "
+            "and start-up are short (0.5 s at 100 MB/s)",
         ),
     ] = 64 * MIB
+    spare_segments: Annotated[
+        int,
+        _count(1, 64, "files kept ready beside the one being written (making one takes 0.1-0.2 s)"),
+    ] = 2
+    compact_below: Annotated[
+        float,
+        _part("part of a full file that must be live; below it, what lives is copied forward"),
+    ] = 0.25
+    compact_below_when_full: Annotated[
+        float, _part("the same when the disk is short: more copying, less space")
+    ] = 0.75
+    compact_step_octets: Annotated[
+        int, _count(4096, 64 * MIB, "copied in one turn of the event loop (about 0.2 ms)")
+    ] = 256 * 1024
     min_free_octets: Annotated[
         int,
         _count(
             0,
-            2**40,
-            "free space below which mail gets 452 4.3.1 (Postfix queue_minfree: 1.5 messages)",
+            2**50,
+            "free space below which mail gets 452 4.3.1 while results are still written (Postfix "
+            "queue_minfree: at least 1.5 times the largest message)",
         ),
-    ] = 100 * MIB
-    compact_below: Annotated[
-        float,
-        _seconds(
-            0.0,
-            0.9,
-            "part of a log file that must be live, else what lives is copied and the file removed",
-        ),
-    ] = 0.25
-    body_cache_octets: Annotated[
+    ] = 256 * MIB
+    memory_octets: Annotated[
+        int,
+        _count(0, 2**40, "content of queued mail kept in memory; the rest is read back from disk"),
+    ] = 64 * MIB
+    messages_max: Annotated[
+        int, _count(1, 10**9, "messages in the spool; more get 452 (about 1.5 KiB of memory each)")
+    ] = 1_000_000
+    chunk_octets: Annotated[
+        int, _count(1024, 64 * MIB, "larger messages go into the log in such pieces as they arrive")
+    ] = 256 * 1024
+    message_pending_octets: Annotated[
         int,
         _count(
-            0, 2**40, "content kept in memory after the 250, to deliver without reading it back"
+            1024, 2**40, "of one message in memory and not on disk, before its sender has to wait"
         ),
-    ] = 128 * MIB
+    ] = 1 * MIB
+    pending_octets: Annotated[
+        int, _count(1024, 2**40, "the same for all messages together (16 large ones at once)")
+    ] = 16 * MIB
+    commit_pending_octets: Annotated[
+        int,
+        _count(1024, 2**40, "of small messages that wait for the disk; above it, 452 at once"),
+    ] = 64 * MIB
+    group_octets: Annotated[
+        int,
+        _count(8192, 16 * MIB, "most that is written at once (more gained nothing when measured)"),
+    ] = 1 * MIB
+    results_delay_s: Annotated[
+        float, _seconds(0.0, 10.0, "results wait so long for a message to be written with")
+    ] = 0.005
+    probe_interval_s: Annotated[
+        float, _seconds(0.01, 3600.0, "how often a disk that failed is tried again")
+    ] = 1.0
+    write_method: Annotated[
+        Literal["auto", "direct", "dsync", "fdatasync"],
+        _text(
+            'O_DIRECT and O_DSYNC, RWF_DSYNC, or fdatasync; "auto": the first that the file '
+            "system takes"
+        ),
+    ] = "auto"
 
 
 class QueueConfig(_Section, frozen=True, kw_only=True):
@@ -383,9 +420,6 @@ class QueueConfig(_Section, frozen=True, kw_only=True):
             "(Postfix qmgr_message_active_limit: 20000)",
         ),
     ] = 20_000
-    messages_max: Annotated[
-        int, _count(1, 10**8, "messages a worker keeps; more get 452 (about 2 KiB of memory each)")
-    ] = 1_000_000
 
 
 class DeliveryConfig(_Section, frozen=True, kw_only=True):

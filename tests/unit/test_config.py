@@ -18,9 +18,10 @@ from gateway.cli.init import demo_values, first_values, self_signed
 from gateway.config import ConfigError, load, parse
 from gateway.config_checks import warnings_for
 from gateway.config_lines import line_of, locate
-from gateway.config_model import Config
+from gateway.config_model import Config, SpoolConfig
 from gateway.config_text import render, toml
 from gateway.config_values import Address, Networks
+from gateway.spool.settings import SpoolSettings
 
 SMALLEST = """\
 hostname = "mx.example.org"
@@ -241,6 +242,12 @@ def test_check_exits_with_2_and_tells_all(tmp_path: Path) -> None:
     assert checked.exit_code == 2
     assert "edge.toml:5: listen[0].tls" in checked.output
     assert "edge.toml:6: listen[0].mode" in checked.output
+
+
+def test_the_spool_section_is_the_spool_s_settings() -> None:
+    assert SpoolSettings(**msgspec.structs.asdict(SpoolConfig())) == SpoolSettings()
+    found = problems(SMALLEST + "[spool]\nsegment_octets = 65537\n")
+    assert "multiple of 4096" in found["spool.segment_octets"][1]
 
 
 def test_warnings(tmp_path: Path) -> None:
