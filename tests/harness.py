@@ -80,7 +80,7 @@ class RunningWorker:
         self._stop = asyncio.Event()
         try:
             sockets = {
-                index: [bind(listen.address.target, reuse_port=True, mode=listen.mode)]
+                index: [bind(listen.address, reuse_port=True, mode=listen.mode)]
                 for index, listen in enumerate(self.config.listen)
             }
             self.worker = Worker(self.config, sockets)

@@ -77,4 +77,5 @@ TOO_MANY_HOPS = Reply(554, "5.4.6", "Too many Received fields: mail loop")
 # -- policy ----------------------------------------------------------------------------------------------------------
 RELAYING_DENIED = Reply(550, "5.7.1", "Relaying denied")
 NO_ROUTE = Reply(550, "5.1.2", "No route to this domain")
+NO_SUCH_MAILBOX = Reply(550, "5.1.1", "No such mailbox here")
 NO_POSTMASTER = Reply(550, "5.1.1", "No postmaster is configured here")

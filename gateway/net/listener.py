@@ -16,9 +16,10 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
+from gateway.config_values import Address
 from gateway.net.connection import Connection, DeadlineSweep, Handler
 from gateway.net.proxy_header import ProxyError, ProxyHeader, parse
 
@@ -144,12 +145,11 @@ async def read_proxy_header(sock: socket.socket) -> ProxyHeader:
         await asyncio.sleep(PROXY_POLL_S if seen else 0)
 
 
-def bind(address: tuple[str, int] | str, *, reuse_port: bool, mode: int = 0o660) -> socket.socket:
-    """A bound socket, not listening yet.  A str is the path of a Unix socket; a stale one is replaced."""
-    if isinstance(address, str):
-        return _bind_unix(address, mode)
-    host, port = address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def bind(address: Address, *, reuse_port: bool, mode: int = 0o660) -> socket.socket:
+    """A bound socket, not listening yet.  The socket file of a process that is gone is replaced."""
+    if address.path:
+        return _bind_unix(address.path, mode)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -157,7 +157,7 @@ def bind(address: tuple[str, int] | str, *, reuse_port: bool, mode: int = 0o660)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
+        sock.bind((address.host, address.port))
     except OSError:
         sock.close()
         raise
@@ -179,7 +179,3 @@ def _bind_unix(path: str, mode: int) -> socket.socket:
         raise
     return sock
 
-
-def close_all(sockets: Iterable[socket.socket]) -> None:
-    for sock in sockets:
-        sock.close()

@@ -9,27 +9,18 @@ Standards RFC 5321 §3.6.1, §7.1; §4.5.1 (postmaster); RFC 7504 is not used: r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from collections.abc import Callable, Container
+from typing import Protocol
 
 from gateway.mail import replies
+from gateway.mail.address import domain_of
 from gateway.mail.reply import Reply
 
-Network = IPv4Network | IPv6Network
+class RouteLike(Protocol):
+    """What Access needs of a route."""
 
-
-def in_networks(address: str, networks: Iterable[Network]) -> bool:
-    """True when the textual address lies in one of the networks; "" (a Unix socket) lies in none."""
-    if not address:
-        return False
-    try:
-        ip = ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(ip, "ipv4_mapped", None)  # ::ffff:192.0.2.1 on a dual-stack socket
-    if mapped is not None:
-        ip = mapped
-    return any(ip.version == net.version and ip in net for net in networks)
+    @property
+    def domains(self) -> tuple[str, ...]: ...
 
 
 class Access:
@@ -38,31 +29,39 @@ class Access:
     def __init__(
         self,
         *,
-        relay_from: Iterable[Network],
-        is_ours: Callable[[str], bool],
-        has_route: Callable[[str], bool],
+        relay_from: Container[str],
+        route_for: Callable[[str], RouteLike | None],
+        names_domain: Callable[[str], bool],
         postmaster: str = "",
     ) -> None:
-        """is_ours: a route names the domain (not by "*"); has_route: any route takes it, "*" included."""
-        self._relay_from = tuple(relay_from)
-        self._is_ours = is_ours
-        self._has_route = has_route
+        """relay_from: addresses that may send anywhere; route_for: the route of a mailbox; names_domain: a route names it, other than by "*";
+        postmaster: whose mail the bare <Postmaster> is."""
+        self._relay_from = relay_from
+        self._route_for = route_for
+        self._names_domain = names_domain
         self._postmaster = postmaster
 
     def may_relay(self, client_ip: str) -> bool:
-        """True for a client that may send to any domain.  Local sockets are under file permissions: they may."""
-        return not client_ip or in_networks(client_ip, self._relay_from)
+        """True for a client that may send to any domain.
+
+        Local sockets are guarded by their file permissions: who may open them may relay.
+        """
+        return not client_ip or client_ip in self._relay_from
 
     def forward_path(self, mailbox: str) -> str | Reply:
-        """The mailbox to deliver to: the bare <Postmaster> becomes the configured one (RFC 5321 §4.5.1)."""
+        """The mailbox to deliver to: for the bare <Postmaster> ours (RFC 5321 §4.5.1)."""
         if "@" in mailbox:
             return mailbox
         return self._postmaster or replies.NO_POSTMASTER
 
-    def check_recipient(self, domain: str, may_relay: bool) -> Reply | None:
-        """None when mail to the domain is taken from this client."""
-        if self._is_ours(domain):
+    def check_recipient(self, mailbox: str, may_relay: bool) -> Reply | None:
+        """None when mail to the mailbox is taken from this client."""
+        route = self._route_for(mailbox)
+        if may_relay and route is not None:
             return None
-        if not may_relay:
-            return replies.RELAYING_DENIED
-        return None if self._has_route(domain) else replies.NO_ROUTE
+        if not self._names_domain(domain_of(mailbox)):
+            return replies.NO_ROUTE if may_relay else replies.RELAYING_DENIED
+        # Ours, but a route with a list of recipients does not list this one.
+        if route is None or "*" in route.domains:
+            return replies.NO_SUCH_MAILBOX
+        return None

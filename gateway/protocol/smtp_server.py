@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway._native import smtp
-from gateway._native.dot import DataDecoder
+from gateway._native import DataDecoder
 from gateway.mail import envelope as env
 from gateway.mail import replies
 from gateway.mail.reply import Reply

@@ -19,23 +19,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from gateway.config_model import LimitsConfig
-from gateway.log import Log
 from gateway.mail import envelope as env
 from gateway.mail import replies
 from gateway.mail.header import ReceivedStamp, transmission_type
 from gateway.mail.reply import Reply
-from gateway.metrics import Metrics
 from gateway.net.connection import Connection
-from gateway.net.tls import TlsContexts, describe
-from gateway.policy.access import Access, in_networks
+from gateway.net.tls import describe
 from gateway.policy.content import check_content
-from gateway.policy.gate import Gate
 from gateway.protocol import smtp_server as protocol
-from gateway.protocol.smtp_server import Settings, SmtpServerMachine
-from gateway.spool.spool import Incoming, Spool, SpoolError, Stored
+from gateway.protocol.smtp_server import SmtpServerMachine
+from gateway.server.service import SmtpService
+from gateway.spool.spool import Incoming, SpoolError, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -44,41 +38,13 @@ DATA_GRACE_S = 60.0  # the data rate is judged after its first minute
 LINGER_S = 10.0  # for a peer that does not read our last reply
 
 
-Answered = Callable[[str, env.Envelope, list[Reply]], None]
-Inline = Callable[
-    [str, env.Envelope, list[Any], Answered], None
-]  # one answer a recipient, when the next hop spoke
-
-
-class SmtpService(msgspec.Struct):
-    """What all sessions of one listener share."""
-
-    hostname: str
-    settings: Settings
-    limits: LimitsConfig
-    access: Access
-    gate: Gate
-    spool: Spool
-    enqueue: Callable[[Stored], None]
-    log: Log
-    metrics: Metrics
-    session_ids: Callable[[], str]
-    durability: str = "fsync"
-    inline: Inline | None = None
-    tls: TlsContexts | None = None
-    greeting_delay_s: float = 0.0
-    xclient_from: tuple[Any, ...] = ()
-    reject_bare: bool = False
-    greeting: Reply = replies.NOOP_OK
-    listener: str = ""
-
-
 class SmtpSession:
     """Drives one SmtpServerMachine over one Connection."""
 
     __slots__ = (
         "_accepted",
         "_connection",
+        "_content_ended",
         "_counted",
         "_data_octets",
         "_data_started",
@@ -116,6 +82,7 @@ class SmtpSession:
         self._inline_chunks: list[Any] = []
         self._data_started = 0.0
         self._data_octets = 0
+        self._content_ended = 0.0
         self._accepted = 0
         self._reason = "quit"
         self._may_relay = False
@@ -140,12 +107,13 @@ class SmtpSession:
         )
         if tls:
             self._tls_text = tls_text(connection)
-            service.metrics.tls_handshakes += 1
+            service.metrics.tls_handshakes_total += 1
         self._may_relay = service.access.may_relay(self.client_ip)
-        service.metrics.sessions_opened += 1
+        service.metrics.sessions_total += 1
+        service.metrics.sessions_open += 1
         refusal = service.gate.enter(self.client_ip, unlimited=self._may_relay)
         if refusal is not None:
-            service.metrics.sessions_refused += 1
+            service.metrics.sessions_refused_total += 1
             self._reason = refusal.text
             self.machine.greet(refusal)
             self._flush()
@@ -166,7 +134,7 @@ class SmtpSession:
             self._timer is not None
         ):  # the greeting is still held back: RFC 5321 §3.1 has the client wait for it
             self._drop_timer()
-            self._service.metrics.early_talkers += 1
+            self._service.metrics.early_talkers_total += 1
             self._reason = "early talker"
             machine.greet(replies.EARLY_TALKER)
             self._flush()
@@ -191,7 +159,8 @@ class SmtpSession:
         if self._counted:
             self._counted = False
             service.gate.leave(self.client_ip)
-        service.metrics.sessions_closed += 1
+        service.metrics.sessions_open -= 1
+        service.metrics.command_errors_total += self.machine.errors
         service.log.event(
             "disconnected",
             session=self.session_id,
@@ -209,7 +178,7 @@ class SmtpSession:
             return
         in_data = self.machine.in_data
         self._reason = "data too slow" if in_data else "timeout"
-        self._service.metrics.sessions_timed_out += 1
+        self._service.metrics.timeouts_total += 1
         self._say_goodbye(replies.TOO_SLOW if in_data else replies.TIMEOUT)
 
     def on_write_ready(self, ready: bool) -> None:
@@ -240,7 +209,6 @@ class SmtpSession:
                 _HANDLERS[event[0]](self, event[1], event[2])
         except Exception:
             logger.exception("session %s: unexpected error", self.session_id)
-            self._service.metrics.internal_errors += 1
             self._abort_incoming()
             self._reason = "internal error"
             machine.say(
@@ -325,8 +293,6 @@ class SmtpSession:
     def _on_mail(self, _reverse_path: str, mail: protocol.MailParameters) -> None:
         service = self._service
         refusal = service.spool.refusal(mail.size)
-        if refusal is not None:
-            service.metrics.spool_refusals += 1
         self.machine.reply(refusal or replies.SENDER_OK)
 
     def _on_rcpt(self, recipient: env.Recipient, _b: object) -> None:
@@ -336,12 +302,12 @@ class SmtpSession:
             refusal: Reply | None = mailbox
         else:
             recipient.forward_path = mailbox
-            refusal = access.check_recipient(recipient.domain, self._may_relay)
+            refusal = access.check_recipient(mailbox, self._may_relay)
         if refusal is None:
             self.machine.reply(replies.RECIPIENT_OK)
             return
         service = self._service
-        service.metrics.recipients_refused += 1
+        service.metrics.recipients_rejected_total += 1
         service.log.event(
             "refused",
             session=self.session_id,
@@ -413,6 +379,7 @@ class SmtpSession:
         prefix = self._stamp.line(queue_id, only, now, mail.smtputf8)
         self._incoming = None
         self._waiting = True
+        self._content_ended = time.monotonic()
         last = decoder.take(True)
         if service.inline is not None:
             chunks, self._inline_chunks = self._inline_chunks, []
@@ -426,7 +393,7 @@ class SmtpSession:
     def _refuse_content(self, refusal: Reply, facts: env.Facts) -> None:
         service = self._service
         self._abort_incoming()
-        service.metrics.messages_refused += 1
+        service.count_rejected(refusal)
         service.log.event(
             "refused",
             session=self.session_id,
@@ -462,7 +429,7 @@ class SmtpSession:
             return
         envelope = stored.envelope
         self._accepted += 1
-        service.metrics.accepted(envelope.facts.size_octets, len(envelope.recipients))
+        service.count_accepted(envelope, time.monotonic() - self._content_ended)
         self._log_accepted(stored.queue_id, envelope)
         if not self._connection.closed:
             machine = self.machine
@@ -494,9 +461,9 @@ class SmtpSession:
         service = self._service
         if any(answer.is_positive for answer in answers):
             self._accepted += 1
-            service.metrics.accepted(envelope.facts.size_octets, len(envelope.recipients))
+            service.count_accepted(envelope, time.monotonic() - self._content_ended)
         else:
-            service.metrics.messages_refused += 1
+            service.count_rejected(answers[0])
         if not self._connection.closed:
             if service.settings.lmtp:
                 self.machine.reply_each(answers)
@@ -529,13 +496,13 @@ class SmtpSession:
                 context, server_side=True, timeout_s=service.limits.tls_handshake_s
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            service.metrics.tls_failures += 1
+            service.metrics.tls_failures_total += 1
             self._reason = f"TLS handshake failed: {error}"
             self._connection.abort()
             return
         if self._connection.closed:
             return
-        service.metrics.tls_handshakes += 1
+        service.metrics.tls_handshakes_total += 1
         self._tls_text = tls_text(self._connection)
         self.machine.tls_started()
         self._waiting = False

@@ -1,0 +1,73 @@
+"""What all SMTP and LMTP sessions of one listener share.
+
+    Owns      SmtpService: the listener's settings, and the parts of the worker that its sessions use
+    Limits    limits is the [limits] section; inline listeners take one recipient a transaction (see app.py)
+    Errors    none
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any
+
+import msgspec
+
+from gateway.config_model import LimitsConfig
+from gateway.log import Log
+from gateway.mail import envelope as env
+from gateway.mail.reply import Reply
+from gateway.metrics import Metrics
+from gateway.net.tls import TlsContexts
+from gateway.policy.access import Access
+from gateway.policy.gate import Gate
+from gateway.protocol.smtp_server import Settings
+from gateway.spool.spool import Spool, Stored
+
+# One answer a recipient, when the next hop has spoken.
+Answered = Callable[[str, env.Envelope, list[Reply]], None]
+# (queue_id, envelope, content with our Received field in front, answered)
+Inline = Callable[[str, env.Envelope, list[Any], Answered], None]
+
+
+class SmtpService(msgspec.Struct, kw_only=True):
+    """Given to each session of the listener; a reload replaces it, sessions that stand keep theirs."""
+
+    hostname: str
+    greeting: Reply
+    settings: Settings
+    limits: LimitsConfig
+    access: Access
+    gate: Gate
+    spool: Spool
+    enqueue: Callable[[Stored], None]
+    inline: Inline | None  # durability "inline": deliver before the 250; None for the others
+    durability: str
+    log: Log
+    metrics: Metrics
+    session_ids: Callable[[], str]
+    tls: TlsContexts | None
+    greeting_delay_s: float
+    xclient_from: Container[str]
+    reject_bare: bool
+
+    def count_accepted(self, envelope: env.Envelope, waited_s: float) -> None:
+        """waited_s: from the end of data to the verdict."""
+        metrics = self.metrics
+        if self.durability == "fsync":
+            metrics.accepted_fsync += 1
+        elif self.durability == "memory":
+            metrics.accepted_memory += 1
+        else:
+            metrics.accepted_inline += 1
+        size = envelope.facts.size_octets
+        metrics.recipients_accepted_total += len(envelope.recipients)
+        metrics.received_octets_total += size
+        metrics.message_octets.observe(size)
+        metrics.accept_seconds.observe(waited_s)
+
+    def count_rejected(self, reply: Reply) -> None:
+        """Content was sent and not taken."""
+        if reply.is_permanent:
+            self.metrics.rejected_permanent += 1
+        else:
+            self.metrics.rejected_transient += 1
