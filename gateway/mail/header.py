@@ -81,6 +81,11 @@ def address_literal(address: str) -> str:
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
+def is_domain(name: str) -> bool:
+    """True when name reads as a domain (RFC 5321 §4.1.2) and may stand unquoted in a field."""
+    return _DOMAIN.match(name) is not None
+
+
 def comment_text(text: str) -> str:
     """text made safe inside a comment: nothing is left that quotes, nests, ends or folds it."""
     return _UNSAFE_IN_COMMENT.sub("?", text[:_HOSTILE_MAX_OCTETS])
