@@ -402,24 +402,6 @@ class QueueConfig(_Section, frozen=True, kw_only=True):
             "(RFC 5321 §4.5.3.2.6: clients wait 10 minutes)",
         ),
     ] = 60.0
-    report_octets: Annotated[
-        int,
-        _count(
-            0,
-            2**30,
-            "largest message returned whole in a report, of larger ones the header "
-            "(Postfix bounce_size_limit: 50000)",
-        ),
-    ] = 50_000
-    active_max: Annotated[
-        int,
-        _count(
-            1,
-            10**6,
-            "messages in hand for one route; further ones wait in the spool's index "
-            "(Postfix qmgr_message_active_limit: 20000)",
-        ),
-    ] = 20_000
 
 
 class DeliveryConfig(_Section, frozen=True, kw_only=True):

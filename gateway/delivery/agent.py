@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -46,6 +46,10 @@ class Body(Protocol):
     def size(self) -> int:
         """Octets."""
 
+    @property
+    def in_memory(self) -> bool:
+        """True when slices() does not wait for the disk."""
+
     def slices(self) -> Sequence[bytes | memoryview]:
         """All of it.  May read from disk: call it off the loop when the body is not in memory."""
 
@@ -73,7 +77,7 @@ class Job:
         stored: Message,
         recipients: list[int],
         read: Callable[..., Body],
-        lane: object = None,
+        lane: Any = None,
         attempt: int = 1,
     ) -> None:
         self.stored = stored
