@@ -1,0 +1,284 @@
+"""Compaction: gives segments back whose mail is (nearly) all settled, copying forward what is still needed.
+
+    Flow      consider(segment) → copy live messages → carry states, settled numbers and cuts → wait → release
+    Limits    one segment at a time; compact_step_octets in one turn of the loop; pauses while the log is behind
+    Errors    anything that fails leaves the segment as it is, to be tried again later
+    Blocking  reads records of at most a chunk on the loop, mostly from the page cache
+
+Why a segment is not just dropped when its messages are settled: its SETTLED, RESULT and UPDATE records may speak of
+messages that lie in other segments.  Those records are needed while the other segment exists, so they are written
+again (8 octets a message) before this one goes.  That makes segments independent: old mail that is held pins neither
+its segment nor the ones behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+from gateway._native.logwriter import RECORD_HEADER_OCTETS
+
+from .errors import SpoolCorrupt, SpoolError
+from .log import Log
+from .message import Extent, Stored, pack_extents, split_message
+from .record import (
+    CHUNK,
+    END,
+    LENGTHS,
+    MESSAGE,
+    RESULT,
+    SETTLED,
+    UPDATE,
+    pack_numbers,
+    pack_results,
+    pack_update,
+)
+from .segment import Segment
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.2
+NUMBERS_A_RECORD = 4096
+
+
+def add_live(stored: Stored) -> None:
+    """Count the message's octets in every segment that holds some."""
+    stored.counted = True
+    for segment, _, length in (stored.home, *stored.extents):
+        segment.live.add(stored)
+        segment.live_octets += RECORD_HEADER_OCTETS + length
+
+
+def drop_live(stored: Stored) -> None:
+    if stored.counted:
+        stored.counted = False
+        for segment, _, length in (stored.home, *stored.extents):
+            segment.live.discard(stored)
+            segment.live_octets -= RECORD_HEADER_OCTETS + length
+
+
+class Compactor:
+    """Works through the segments that are worth it."""
+
+    def __init__(self, log: Log, on_damage: Callable[[Stored, Exception], None]) -> None:
+        self._log = log
+        self._on_damage = on_damage
+        self._waiting: dict[int, Segment] = {}
+        self._segment: Segment | None = None
+        self._steps: Iterator[int] = iter(())
+        self._outstanding = 0
+        self._failed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        log.on_complete = self.consider
+        log.on_released = self._on_released
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.consider_all()
+
+    def consider_all(self) -> None:
+        for segment in list(self._log.segments.values()):
+            self.consider(segment)
+
+    def consider(self, segment: Segment) -> None:
+        """Something in the segment was settled, or it was completed."""
+        if not segment.complete or segment.pins:
+            return
+        settings = self._log.settings
+        share = settings.compact_below_when_full if self._log.full else settings.compact_below
+        if segment.live and segment.cut is None and segment.live_octets >= share * segment.size:
+            return
+        if segment.sequence not in self._waiting and segment is not self._segment:
+            self._waiting[segment.sequence] = segment
+            self._next()
+
+    def _next(self) -> None:
+        if self._segment is not None or self._loop is None or not self._waiting:
+            return
+        sequence = min(self._waiting)  # oldest first: what refers to it can go sooner
+        self._segment = self._waiting.pop(sequence)
+        self._outstanding = 0
+        self._failed = False
+        self._steps = self._work(self._segment)
+        self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        loop, log = self._loop, self._log
+        assert loop is not None and self._segment is not None
+        if log.trouble is not None or log.pending_octets > log.settings.pending_octets:
+            loop.call_later(RETRY_S, self._step)
+            return
+        budget = log.settings.compact_step_octets
+        try:
+            for octets in self._steps:
+                budget -= octets
+                if budget <= 0:
+                    loop.call_soon(self._step)
+                    return
+        except SpoolError as error:
+            logger.warning("spool: compaction of %s stopped: %s", self._segment.path, error)
+            self._failed = True
+        except Exception:
+            logger.exception("spool: compaction of %s failed", self._segment.path)
+            self._failed = True
+        self._finish()
+
+    def _finish(self) -> None:
+        """The work is queued: release the segment when it is on disk."""
+        if self._outstanding:
+            return  # the last token comes back here
+        segment = self._segment
+        assert segment is not None and self._loop is not None
+        if self._failed or segment.live or segment.pins:
+            self._segment = None
+            self._loop.call_later(RETRY_S, self._retry, segment)
+            return
+        self._log.release(segment)
+
+    def _retry(self, segment: Segment) -> None:
+        if self._log.segments.get(segment.sequence) is segment:
+            self.consider(segment)
+        self._next()
+
+    def _on_released(self, segment: Segment) -> None:
+        self._segment = None
+        if self._loop is not None:
+            if segment.sequence in self._log.segments:
+                self._loop.call_later(self._log.settings.probe_interval_s, self._retry, segment)
+            self._next()
+
+    # -- what is copied ----------------------------------------------------------------------------------------------
+
+    def _append(
+        self, kind: int, number: int, payload: bytes | memoryview, then: Callable[[], None] | None
+    ) -> int:
+        self._outstanding += 1
+
+        def token(error: int) -> None:
+            self._outstanding -= 1
+            if error:
+                self._failed = True
+            elif then is not None:
+                then()
+            if not self._outstanding and not self._stepping():
+                self._finish()
+
+        try:
+            return self._log.append(kind, number, token, payload, reserve=True)
+        except BaseException:
+            self._outstanding -= 1
+            raise
+
+    def _stepping(self) -> bool:
+        return getattr(self._steps, "gi_frame", None) is not None
+
+    def _work(self, segment: Segment) -> Iterator[int]:
+        for stored in list(segment.live):
+            if stored.unsettled and stored.written and stored in segment.live:
+                try:
+                    yield from self._copy(stored, segment)
+                except SpoolCorrupt as error:
+                    self._on_damage(stored, error)
+                    self._failed = True
+        for stored in list(segment.touched):
+            segment.touched.discard(stored)
+            stored.touched.discard(segment)
+            if stored.unsettled:
+                yield self.write_states(stored)
+        for sequence, numbers in segment.tombs.items():
+            if sequence in self._log.segments and sequence != segment.sequence:
+                for start in range(0, len(numbers), NUMBERS_A_RECORD):
+                    part = numbers[start : start + NUMBERS_A_RECORD]
+                    self._append(SETTLED, 0, pack_numbers(part), None)
+                    assert self._log.current is not None
+                    self._log.current.tombs.setdefault(sequence, []).extend(part)
+                    yield 8 * len(part)
+        cuts = {
+            s: cut
+            for s, cut in segment.cuts.items()
+            if s in self._log.segments and s != segment.sequence
+        }
+        if cuts:
+            self._log.write_cuts(cuts, lambda error: None)
+        # What completes last tells that all of it is on disk, and that nothing of this segment is on its way.
+        self._append(SETTLED, 0, b"", None)
+
+    def _copy(self, stored: Stored, segment: Segment) -> Iterator[int]:
+        """The message's records in this segment again, at the end of the log."""
+        extents = list(stored.extents)
+        pinned: list[Segment] = []
+        try:
+            for i, (at, offset, length) in enumerate(extents):
+                if at is segment:
+                    payload = segment.read_record(offset, length, stored.queue_id)
+                    extents[i] = self._place(CHUNK, stored.number, payload, None)
+                    extents[i][0].pins += 1
+                    pinned.append(extents[i][0])
+                    yield length
+                    if not stored.unsettled:
+                        return
+            at, offset, length = stored.home
+            payload = at.read_record(offset, length, stored.queue_id)
+            kind = MESSAGE
+            if extents:
+                kind = END
+                envelope, prefix, _ = split_message(payload)
+                lengths = LENGTHS.pack(len(envelope), len(prefix))
+                payload = memoryview(b"".join((lengths, envelope, prefix, pack_extents(extents))))
+            home: list[Extent] = []
+            held, pinned = pinned, []
+            home.append(
+                self._place(
+                    kind,
+                    stored.number,
+                    payload,
+                    lambda: self._moved(stored, home[0], extents, held),
+                )
+            )
+            if not stored.is_default():
+                yield self.write_states(stored)
+            yield len(payload)
+        finally:
+            for pin in pinned:
+                pin.pins -= 1
+
+    def _place(
+        self, kind: int, number: int, payload: memoryview, then: Callable[[], None] | None
+    ) -> Extent:
+        offset = self._append(kind, number, payload, then)
+        assert self._log.current is not None
+        return self._log.current, offset, len(payload)
+
+    def _moved(
+        self, stored: Stored, home: Extent, extents: list[Extent], pinned: list[Segment]
+    ) -> None:
+        """The copy is on disk: from now on it is the message."""
+        for pin in pinned:
+            pin.pins -= 1
+        drop_live(stored)
+        existing = self._log.segments
+        stored.ghosts = (
+            *(ghost for ghost in stored.ghosts if ghost.sequence in existing),
+            stored.home[0],
+        )
+        stored.home = home
+        stored.extents = tuple(extents)
+        add_live(stored)
+
+    def write_states(self, stored: Stored) -> int:
+        """Everything that is known about the message's delivery, as records; their octets."""
+        results = pack_results(
+            [
+                (index, state, stored.details.get(index, b""))
+                for index, state in enumerate(stored.states)
+                if state or index in stored.details
+            ]
+        )
+        update = pack_update(stored.update)
+        for kind, payload in ((RESULT, results), (UPDATE, update)):
+            self._append(kind, stored.number, payload, None)
+            assert self._log.current is not None
+            self._log.current.touched.add(stored)
+            stored.touched.add(self._log.current)
+        return len(results) + len(update)

@@ -1,0 +1,433 @@
+"""The log of one partition: appends records, makes them durable in groups, and keeps segments coming.
+
+Flow      append → (end of the loop's iteration) flush → writer thread → tokens called with 0 or an errno
+Files     <partition>/<slot>.log, see segment.py
+Limits    a group is one write; while one is being written the next accumulates; a lone record waits for nobody
+Errors    SpoolFull, SpoolError from append(); a failed write cuts its segment there: everything behind that
+          offset is void, the log goes on in another segment (a CUT record says so), tried every probe_interval_s
+Blocking  never on the loop, but for making a segment when none was ready in time (about 1 ms)
+Bugs      a write that failed may still be on the disk; when the machine dies before the CUT record is, its
+          messages come back although the client was told 451: a duplicate at worst
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway._native.logwriter import LogWriter
+
+from . import segment as files
+from .errors import SpoolError, SpoolFull
+from .record import CUT, EXTENT
+from .segment import FIRST_RECORD, Segment
+from .settings import SpoolSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+logger = logging.getLogger(__name__)
+
+Token = Callable[[int], None]  # told 0, or the errno of the write that failed
+
+
+class Log:
+    """Segments in the order of their sequence; records in the order of append()."""
+
+    def __init__(self, directory: Path, settings: SpoolSettings, clock: Callable[[], int]) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.segments: dict[
+            int, Segment
+        ] = {}  # those that hold records: sealed ones and the current one
+        self.current: Segment | None = None
+        self.trouble: str | None = None  # why nothing can be written
+        self.full: str | None = None  # why no new mail is taken
+        self.before_flush: Callable[[], None] = lambda: None  # adds what should ride along
+        self.on_change: Callable[[], None] = lambda: None  # trouble or full changed
+        self.on_resumed: Callable[[], None] = lambda: None  # writing works again
+        self.on_complete: Callable[[Segment], None] = lambda segment: (
+            None
+        )  # its last record was told
+        self.on_released: Callable[[Segment], None] = lambda segment: (
+            None
+        )  # release() is done or failed
+        self._clock = clock
+        self._writer = LogWriter(settings.group_octets)
+        self._spares: list[Segment] = []  # ready, ascending sequence
+        self._preparing: set[Future[Segment | None]] = set()
+        self._executor = ThreadPoolExecutor(1, "spool-prepare")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._flush_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_sequence = 1
+        self._next_slot = 1
+        self._used_sequence = 0
+        self._completing = 0  # sequence of the last group that completed
+        self._closed = False
+
+    # -- start and stop ----------------------------------------------------------------------------------------------
+
+    def open(self, segments: list[Segment]) -> None:
+        """Take over recovered segments and begin a fresh one.  Blocking.  Trouble is noted, not raised."""
+        for segment in segments:
+            segment.sealed = segment.complete = True
+            self.segments[segment.sequence] = segment
+            self._next_sequence = max(self._next_sequence, segment.sequence + 1)
+            if segment.path.stem.isdecimal():
+                self._next_slot = max(self._next_slot, int(segment.path.stem) + 1)
+        self._used_sequence = self._next_sequence - 1
+        try:
+            self._use(self._create_now())
+        except SpoolError as error:
+            self.trouble = str(error)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        loop.add_reader(self._writer.fileno(), self._on_event)
+        self._prepare_spares()
+        self._tick()
+
+    def close(self) -> None:
+        """Write what is queued, tell its tokens, free everything.  Blocking."""
+        if self._closed:
+            return
+        self.flush()
+        self.drain()
+        self._closed = True
+        if self._loop is not None:
+            self._loop.remove_reader(self._writer.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._executor.shutdown(wait=True)
+        self._writer.close()
+        for segment in (*self.segments.values(), *self._spares):
+            segment.close()
+
+    def drain(self) -> None:
+        """Wait for the disk and call the tokens.  Blocking: before serving, at the end, and in tests."""
+        self._writer.drain()
+        self._on_event()
+
+    # -- appending ---------------------------------------------------------------------------------------------------
+
+    @property
+    def pending_octets(self) -> int:
+        return self._writer.pending_octets
+
+    def append(
+        self,
+        kind: int,
+        number: int,
+        token: Token,
+        payload: Buffer,
+        second: Buffer | None = None,
+        third: Buffer | None = None,
+        *,
+        reserve: bool = False,
+    ) -> int:
+        """Queue one record; its offset in self.current.  reserve=True may use the segment kept for results."""
+        offset = self._writer.append(kind, number, token, payload, second, third)
+        if offset < 0:
+            self._advance(reserve)
+            offset = self._writer.append(kind, number, token, payload, second, third)
+            if offset < 0:
+                raise SpoolError("record is larger than a segment")
+        if not self._flush_scheduled and self._loop is not None:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_soon)
+        return offset
+
+    def _flush_soon(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand what was appended to the writer."""
+        try:
+            self.before_flush()
+        except Exception:
+            logger.exception("spool: collecting results failed")
+        self._writer.submit()
+
+    def _advance(self, reserve: bool) -> None:
+        """Seal the current segment and go on in the next."""
+        if self.trouble is not None:
+            raise SpoolError(self.trouble)
+        if len(self._spares) > (0 if reserve else 1):
+            segment = self._spares.pop(0)
+        else:
+            try:
+                segment = self._create_now()
+            except SpoolFull as error:
+                if not reserve:
+                    self._set_full(str(error))
+                raise
+        self._use(segment)
+        self._prepare_spares()
+
+    def _use(self, segment: Segment) -> None:
+        before, self.current = self.current, segment
+        self._used_sequence = segment.sequence
+        self.segments[segment.sequence] = segment
+        self._writer.use_segment(
+            segment.write_fd,
+            segment.sequence,
+            segment.mark,
+            FIRST_RECORD,
+            segment.limit,
+            segment.method,
+        )
+        if before is not None:
+            before.sealed = True
+
+    # -- completion --------------------------------------------------------------------------------------------------
+
+    def _on_event(self) -> None:
+        for error, sequence, offset, tokens in self._writer.completed():
+            if sequence != self._completing:
+                self._complete_before(sequence)
+            if error:
+                self._write_failed(error, sequence, offset)
+            for token in tokens:
+                try:
+                    token(error)
+                except Exception:
+                    logger.exception("spool: completion of a record failed")
+
+    def _complete_before(self, sequence: int) -> None:
+        """Groups complete in order: with the first of a segment all earlier segments are through."""
+        self._completing = sequence
+        for segment in [
+            s for s in self.segments.values() if s.sequence < sequence and not s.complete
+        ]:
+            segment.complete = True
+            segment.close_write()
+            self.on_complete(segment)
+
+    def _write_failed(self, error: int, sequence: int, offset: int) -> None:
+        """RFC 5321 §6.1 forbids to lose what was acknowledged: nothing in this group was."""
+        segment = self.segments.get(sequence)
+        if segment is not None and segment.cut is None:
+            # After a failed sync nobody knows what the pages hold: this segment is never written to again.
+            segment.cut = offset
+            logger.error(
+                "spool: %s: write at %d failed: %s", segment.path, offset, os.strerror(error)
+            )
+        if segment is not None and segment is self.current:
+            self._writer.leave_segment()
+            self.current = None
+            segment.sealed = True
+        if self.trouble is None and error != errno.ECANCELED:
+            self.trouble = f"write failed: {os.strerror(error)}"
+            self.on_change()
+
+    # -- health ------------------------------------------------------------------------------------------------------
+
+    def _set_full(self, reason: str | None) -> None:
+        if self.full != reason:
+            self.full = reason
+            self.on_change()
+
+    def _tick(self) -> None:
+        """Once every probe_interval_s: try again what failed, fetch missing spares."""
+        if self._loop is None or self._closed:
+            return
+        self._timer = self._loop.call_later(self.settings.probe_interval_s, self._tick)
+        if self.trouble is not None and self.current is None and self._spares:
+            self._resume()
+        self._prepare_spares()
+
+    def _resume(self) -> None:
+        """Begin another segment with a record of every cut; healthy again when that is on disk."""
+        self._use(self._spares.pop(0))
+        segment = self.current
+        assert segment is not None
+        cuts = {s.sequence: s.cut for s in self.segments.values() if s.cut is not None}
+
+        def written(error: int) -> None:
+            if error or self.current is not segment:
+                return
+            self.trouble = None
+            logger.warning("spool: writing again, in %s", segment.path)
+            self.on_change()
+            self.on_resumed()
+
+        self.write_cuts(cuts, written)
+        self._writer.submit()
+
+    def write_cuts(self, cuts: dict[int, int], token: Token) -> None:
+        payload = b"".join(EXTENT.pack(sequence, 0, cut) for sequence, cut in cuts.items())
+        self.append(CUT, 0, token, payload, reserve=True)
+        assert self.current is not None
+        self.current.cuts.update(cuts)
+
+    # -- segments coming and going -----------------------------------------------------------------------------------
+
+    @property
+    def free_octets(self) -> int:
+        """What the spool can still take: ready segments (but the reserve) and the disk down to its floor."""
+        ready = (
+            self._writer.room_octets + max(0, len(self._spares) - 1) * self.settings.segment_octets
+        )
+        return ready + max(0, self._disk_octets() - self.settings.min_free_octets)
+
+    def _disk_octets(self) -> int:
+        try:
+            disk = os.statvfs(self.directory)
+        except OSError:
+            return 0
+        return disk.f_bavail * disk.f_frsize
+
+    def _new_segment(self, path: Path, size: int) -> Segment:
+        segment = Segment(path, self._next_sequence, files.new_mark(), size)
+        self._next_sequence += 1
+        return segment
+
+    def _new_slot(self) -> Path:
+        path = self.directory / f"{self._next_slot:06d}.log"
+        self._next_slot += 1
+        return path
+
+    def _check_floor(self) -> None:
+        free = self._disk_octets() - self.settings.segment_octets
+        if free < self.settings.min_free_octets:
+            raise SpoolFull(f"disk full: {self.directory} would have {max(0, free)} octets left")
+
+    def _create_now(self) -> Segment:
+        """A segment at once, not yet written through: SpoolFull or SpoolError when there can be none."""
+        self._check_floor()
+        segment = self._new_segment(self._new_slot(), self.settings.segment_octets)
+        try:
+            files.create(segment, self.settings.write_method, self._clock(), fill=False)
+        except OSError as error:
+            raise _translate(error) from error
+        return segment
+
+    def _prepare_spares(self) -> None:
+        """Start making what is missing, in the preparing thread."""
+        if self._loop is None or self._closed or self._preparing:
+            return
+        if len(self._spares) >= self.settings.spare_segments:
+            return
+        try:
+            self._check_floor()
+        except SpoolFull as error:
+            self._note_shortage(error)
+            return
+        segment = self._new_segment(self._new_slot(), self.settings.segment_octets)
+        clock = self._clock()
+
+        def work() -> Segment:
+            files.create(segment, self.settings.write_method, clock, fill=True)
+            return segment
+
+        self._run(work, self._prepared)
+
+    def release(self, segment: Segment) -> None:
+        """Nothing in it is needed any more: reuse the file or remove it.  Until that is done it still counts."""
+        wanted = len(self._spares) + len(self._preparing) < self.settings.spare_segments
+        if segment.cut is not None or segment.size != self.settings.segment_octets or not wanted:
+
+            def work() -> None:
+                files.remove(segment)
+
+            self._run(work, lambda _, error: self._released(segment, error))
+        else:
+            following = self._new_segment(segment.path, segment.size)
+            clock = self._clock()
+
+            def rework() -> Segment:
+                files.reuse(segment, following, self.settings.write_method, clock)
+                return following
+
+            def reworked(result: Segment | None, error: OSError | None) -> None:
+                self._released(segment, error)
+                self._prepared(result, error)
+
+            self._run(rework, reworked)
+
+    def _released(self, segment: Segment, error: OSError | None) -> None:
+        if error is not None:
+            # Its records still count, so what says that they are settled must stay too.
+            logger.error("spool: cannot release %s: %s", segment.path, error.strerror)
+        else:
+            del self.segments[segment.sequence]
+        self.on_released(segment)
+        self._prepare_spares()
+
+    def _prepared(self, segment: Segment | None, error: OSError | None) -> None:
+        if error is not None:
+            self._note_shortage(_translate(error))
+            return
+        if segment is None:
+            return
+        if self._closed:
+            segment.close()
+            return
+        if segment.sequence < self._used_sequence:
+            # One made in haste overtook it: the order of records is the order of sequences.
+            following = self._new_segment(segment.path, segment.size)
+            clock = self._clock()
+
+            def rework() -> Segment:
+                files.reuse(segment, following, self.settings.write_method, clock)
+                return following
+
+            self._run(rework, self._prepared)
+            return
+        self._spares.append(segment)
+        self._spares.sort(key=lambda spare: spare.sequence)
+        if len(self._spares) > 1:
+            self._set_full(None)
+        if self.trouble is not None and self.current is None:
+            self._resume()
+        self._prepare_spares()
+
+    def _note_shortage(self, error: SpoolError) -> None:
+        if len(self._spares) < 1:
+            self._set_full(str(error))
+
+    def _run(
+        self,
+        work: Callable[[], Segment | None],
+        done: Callable[[Segment | None, OSError | None], None],
+    ) -> None:
+        """work() in the preparing thread, then done() on the loop (here and now without a loop)."""
+
+        def finish(future: Future[Segment | None]) -> None:
+            self._preparing.discard(future)
+            problem = future.exception()
+            if problem is not None and not isinstance(problem, OSError):
+                logger.error("spool: preparing a segment failed", exc_info=problem)
+                problem = OSError(errno.EIO, str(problem))
+            done(None if problem else future.result(), problem)
+
+        future = self._executor.submit(work)
+        self._preparing.add(future)
+        loop = self._loop
+        if loop is None:
+            with contextlib.suppress(Exception):
+                future.result()
+            finish(future)
+            return
+
+        def hand_over(future: Future[Segment | None]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(finish, future)
+
+        future.add_done_callback(hand_over)
+
+
+def _translate(error: OSError) -> SpoolError:
+    """The file system's words in ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpoolFull(f"disk full: {error.strerror}")
+    return SpoolError(f"cannot make a segment: {error.strerror}")

@@ -1,0 +1,389 @@
+"""Start-up: reads the log of a partition and tells which messages still need something.
+
+    Flow      segments newest first, records last to first: what was said last is met first, and a settled message
+              is passed over before its envelope is read
+    Files     <root>/damaged/<partition>-<sequence>-<offset>.octets and .json: what could not be understood
+    Limits    memory for one segment; a gigabyte of log takes one to two seconds (checksums are native)
+    Errors    damage is set aside and reported, never dropped in silence, and never stops the start; OSError only
+              when the directory itself cannot be read
+    Blocking  yes
+
+A tail that ends in the middle of a record is normal after a crash: that group was never acknowledged.  It is set aside
+all the same when something of it can be recognised, for a damaged last record looks alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from gateway._native.logwriter import (
+    BLOCK_OCTETS,
+    RECORD_HEADER_OCTETS,
+    encode_number,
+    find_headers,
+    record_is_whole,
+    scan_records,
+)
+
+from .compact import add_live
+from .message import Extent, Stored, read_envelope, restore
+from .record import (
+    CHUNK,
+    CUT,
+    END,
+    EXTENT,
+    MESSAGE,
+    RESULT,
+    SETTLED,
+    UPDATE,
+    WORKER_BITS,
+    Update,
+    unpack_numbers,
+    unpack_results,
+    unpack_update,
+)
+from .segment import FIRST_RECORD, Segment, unpack_header
+
+logger = logging.getLogger(__name__)
+
+READ_OCTETS = 1024 * 1024
+HEADER = struct.Struct(
+    "<QIIIIQ"
+)  # as in logwriter.h: mark, crc, length, sequence, type and group, number
+
+Record = tuple[int, int, int, int, int]  # type, group, number, offset, length
+
+
+@dataclass
+class Damage:
+    """Octets of the log that could not be used, and where they were put."""
+
+    path: str  # segment
+    sequence: int
+    offset: int
+    octets: int
+    queue_ids: list[str]  # that can be recognised in it
+    acknowledged: bool  # False: possibly the torn end of a group that no client was told of
+    what: str
+    kept_as: str
+
+
+@dataclass
+class Recovery:
+    """What a partition holds."""
+
+    messages: list[Stored] = field(default_factory=list)  # oldest first
+    damaged: list[Damage] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    clock: int = 0  # highest queue-id clock seen
+    octets: int = 0
+    duration_s: float = 0.0
+
+
+def recover_partition(directory: Path, damaged: Path) -> Recovery:
+    started = time.monotonic()
+    recovery = Recovery()
+    for path in sorted(directory.glob("*.log")):
+        segment = _open(path, damaged, recovery)
+        if segment is not None:
+            recovery.segments.append(segment)
+    recovery.segments.sort(key=lambda segment: segment.sequence)
+    _Reader(recovery, damaged).run()
+    recovery.messages.sort(key=lambda stored: stored.number)
+    recovery.duration_s = time.monotonic() - started
+    return recovery
+
+
+def _open(path: Path, damaged: Path, recovery: Recovery) -> Segment | None:
+    """The segment of a file; None when nothing in it says what it is (then the file is set aside as a whole)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    size = os.fstat(fd).st_size
+    head = unpack_header(_read(fd, 0, BLOCK_OCTETS))
+    if head is None and size > BLOCK_OCTETS:
+        head = unpack_header(_read(fd, size - BLOCK_OCTETS, BLOCK_OCTETS))
+    if head is None:
+        head = _identify(fd, size)
+    if head is None:
+        os.close(fd)
+        _set_file_aside(path, size, damaged, recovery)
+        return None
+    sequence, mark, full_size, clock = head
+    recovery.clock = max(recovery.clock, clock)
+    segment = Segment(path, sequence, mark, full_size)
+    segment.fd = fd
+    return segment
+
+
+def _identify(fd: int, size: int) -> tuple[int, int, int, int] | None:
+    """Both headers are damaged: the first whole record at the start of a block tells sequence and mark."""
+    for offset in range(FIRST_RECORD, size - RECORD_HEADER_OCTETS, BLOCK_OCTETS):
+        header = _read(fd, offset, RECORD_HEADER_OCTETS)
+        if len(header) < RECORD_HEADER_OCTETS:
+            break
+        mark, _, length, sequence, _, _ = HEADER.unpack(header)
+        if mark and offset + RECORD_HEADER_OCTETS + length <= size:
+            record = _read(fd, offset, RECORD_HEADER_OCTETS + length)
+            if record_is_whole(record, mark, sequence):
+                return sequence, mark, size, 0
+    return None
+
+
+def _read(fd: int, offset: int, octets: int) -> bytearray:
+    """What can be read; octets that the disk refuses are zeros."""
+    buffer = bytearray(octets)
+    view = memoryview(buffer)
+    done = 0
+    while done < octets:
+        step = view[done : done + READ_OCTETS]
+        try:
+            n = os.preadv(fd, [step], offset + done)
+        except OSError as error:
+            logger.error(
+                "spool: cannot read %d octets at %d: %s", len(step), offset + done, error.strerror
+            )
+            n = len(step)
+        if not n:
+            break
+        done += n
+    del step, view
+    if done < octets:
+        del buffer[done:]
+    return buffer
+
+
+class _Reader:
+    """Applies the records of all segments, last to first."""
+
+    def __init__(self, recovery: Recovery, damaged: Path) -> None:
+        self._recovery = recovery
+        self._damaged = damaged
+        self._segments = {segment.sequence: segment for segment in recovery.segments}
+        self._settled: set[int] = set()
+        self._settled_in: list[tuple[Segment, int]] = []
+        self._results: dict[int, dict[int, tuple[int, bytes]]] = {}
+        self._updates: dict[int, Update] = {}
+        self._touched: dict[int, set[Segment]] = {}
+        self._messages: dict[int, Stored] = {}
+        self._copies: dict[int, list[Segment]] = {}  # where else the message lies
+        self._needed: dict[tuple[int, int], Stored] = {}  # CHUNK records that were not met yet
+        self._later_records = False
+        self._cuts: dict[int, int] = {}
+
+    def run(self) -> None:
+        for segment in reversed(self._recovery.segments):
+            self._read_segment(segment)
+        missing = {stored.number: stored for stored in self._needed.values()}
+        for stored in missing.values():
+            self._damage_message(stored, "pieces of its content are missing or damaged")
+        for number, stored in self._messages.items():
+            if number in missing:
+                continue
+            restore(stored, self._results.get(number, {}), self._updates.get(number))
+            stored.ghosts = tuple(self._copies.get(number, [])[1:])
+            stored.written = True
+            stored.touched = self._touched.get(number, set())
+            for segment in stored.touched:
+                segment.touched.add(stored)
+            add_live(stored)
+            self._recovery.messages.append(stored)
+        for segment, number in self._settled_in:
+            for place in self._copies.get(number, ()):
+                if place is not segment:
+                    segment.tombs.setdefault(place.sequence, []).append(number)
+
+    def _read_segment(self, segment: Segment) -> None:
+        octets = _read(segment.fd, 0, segment.size)
+        self._recovery.octets += len(octets)
+        cut = self._cuts.get(segment.sequence)
+        end = min(segment.limit, len(octets)) if cut is None else min(cut, len(octets))
+        segment.cut = cut
+        records, broken, tail = scan_records(
+            octets, segment.mark, segment.sequence, FIRST_RECORD, end
+        )
+        if cut is None:
+            self._check_tail(segment, octets, records, tail, end)
+        for start, stop in broken:
+            behind = [group for _, group, _, offset, _ in records if offset >= stop]
+            sure = self._later_records or (bool(behind) and max(behind) > behind[0])
+            self._report(
+                segment, octets, start, stop, sure, "octets between two records are damaged"
+            )
+        view = memoryview(octets)
+        for record in reversed(records):
+            try:
+                self._apply(segment, record, view)
+            except (msgspec.MsgspecError, struct.error, ValueError) as error:
+                _, _, number, offset, length = record
+                stop = offset + RECORD_HEADER_OCTETS + length
+                self._report(
+                    segment, octets, offset, stop, True, f"record cannot be read: {error}", [number]
+                )
+        self._later_records = self._later_records or bool(records)
+
+    def _apply(self, segment: Segment, record: Record, octets: memoryview) -> None:
+        kind, _, number, offset, length = record
+        if number:
+            self._recovery.clock = max(self._recovery.clock, number >> WORKER_BITS)
+        start = offset + RECORD_HEADER_OCTETS
+        payload = octets[start : start + length]
+        if kind in (MESSAGE, END):
+            self._copies.setdefault(number, []).append(segment)
+            if number not in self._settled and number not in self._messages:
+                self._message(segment, kind, number, offset, payload)
+        elif kind == CHUNK:
+            self._needed.pop((segment.sequence, offset), None)
+        elif kind == SETTLED:
+            for settled in unpack_numbers(payload):
+                self._settled.add(settled)
+                self._settled_in.append((segment, settled))
+        elif kind == CUT:
+            for sequence, _, cut in EXTENT.iter_unpack(payload):
+                segment.cuts.setdefault(sequence, cut)
+                self._cuts.setdefault(sequence, cut)
+        elif number not in self._settled:
+            if kind == RESULT:
+                known = self._results.setdefault(number, {})
+                for index, state, detail in unpack_results(payload):
+                    known.setdefault(index, (state, detail))
+            elif kind == UPDATE:
+                self._updates.setdefault(number, unpack_update(payload))
+            self._touched.setdefault(number, set()).add(segment)
+
+    def _message(
+        self, segment: Segment, kind: int, number: int, offset: int, payload: memoryview
+    ) -> None:
+        envelope, prefix_octets, rest = read_envelope(payload)
+        size = prefix_octets + len(rest)
+        extents: list[Extent] = []
+        if kind == END:
+            size = prefix_octets
+            for sequence, length, at in EXTENT.iter_unpack(rest):
+                place = self._segments.get(sequence)
+                if place is None:
+                    raise ValueError(f"segment {sequence} with pieces of its content is gone")
+                extents.append((place, at, length))
+                size += length
+        stored = Stored(number, encode_number(number), envelope, size)
+        stored.home = (segment, offset, len(payload))
+        stored.extents = tuple(extents)
+        for place, at, _ in extents:
+            self._needed[place.sequence, at] = stored
+        self._messages[number] = stored
+
+    # -- damage ------------------------------------------------------------------------------------------------------
+
+    def _check_tail(
+        self, segment: Segment, octets: bytearray, records: list[Record], tail: int, end: int
+    ) -> None:
+        """Is what follows the last whole record a record that was damaged, or merely what a former use left?"""
+        headers = find_headers(octets, segment.mark, tail, end)
+        if headers:
+            last = headers[-1]
+            length = HEADER.unpack_from(octets, last)[2]
+            stop = min(end, last + RECORD_HEADER_OCTETS + min(length, end))
+        elif (
+            tail + RECORD_HEADER_OCTETS <= end
+            and HEADER.unpack_from(octets, tail)[3] == segment.sequence
+        ):
+            stop = min(end, tail + BLOCK_OCTETS)  # all but the mark is there
+        elif (
+            self._later_records
+            and records
+            and tail + RECORD_HEADER_OCTETS > end
+            and len(octets) < segment.size
+        ):
+            headers, stop = [], end  # the file was cut short
+        else:
+            return
+        self._report(
+            segment,
+            octets,
+            tail,
+            stop,
+            self._later_records,
+            "the last record is damaged or incomplete",
+        )
+
+    def _report(
+        self,
+        segment: Segment,
+        octets: bytearray,
+        start: int,
+        stop: int,
+        acknowledged: bool,
+        what: str,
+        numbers: list[int] | None = None,
+    ) -> None:
+        if numbers is None:
+            found = find_headers(octets, segment.mark, start, stop)
+            numbers = [HEADER.unpack_from(octets, offset)[5] for offset in found]
+        ids = list(
+            dict.fromkeys(encode_number(number) for number in numbers if 0 < number < 1 << 60)
+        )
+        damage = set_aside(
+            self._damaged, segment, start, stop - start, ids, what, bytes(octets[start:stop])
+        )
+        damage.acknowledged = acknowledged
+        self._recovery.damaged.append(damage)
+
+    def _damage_message(self, stored: Stored, what: str) -> None:
+        segment, offset, length = stored.home
+        size = RECORD_HEADER_OCTETS + length
+        self._recovery.damaged.append(
+            set_aside(self._damaged, segment, offset, size, [stored.queue_id], what)
+        )
+
+
+def set_aside(
+    damaged: Path,
+    segment: Segment,
+    offset: int,
+    octets: int,
+    queue_ids: list[str],
+    what: str,
+    content: bytes | None = None,
+) -> Damage:
+    """Keep octets of a segment with a report.  Once: a second start finds the first one's files."""
+    name = f"{segment.path.parent.name}-{segment.sequence:08d}-{offset:010d}"
+    kept = damaged / f"{name}.octets"
+    damage = Damage(
+        str(segment.path), segment.sequence, offset, octets, queue_ids, True, what, str(kept)
+    )
+    try:
+        damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not kept.exists():
+            kept.write_bytes(content if content is not None else _read(segment.fd, offset, octets))
+            (damaged / f"{name}.json").write_bytes(msgspec.json.encode(damage))
+    except OSError as error:
+        damage.kept_as = ""
+        logger.error("spool: cannot keep damaged octets in %s: %s", damaged, error.strerror)
+    logger.error(
+        "spool: %s offset %d: %s; messages: %s",
+        segment.path,
+        offset,
+        what,
+        ", ".join(queue_ids) or "-",
+    )
+    return damage
+
+
+def _set_file_aside(path: Path, size: int, damaged: Path, recovery: Recovery) -> None:
+    """A file in which nothing can be recognised.  One that is only zeros was being made when the machine stopped."""
+    with path.open("rb") as file:
+        empty = not any(any(block) for block in iter(lambda: file.read(READ_OCTETS), b""))
+    if empty:
+        path.unlink()
+        return
+    damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept = damaged / f"{path.parent.name}-{path.name}-{time.time_ns()}"
+    path.rename(kept)
+    what = "nothing in this file can be recognised"
+    recovery.damaged.append(Damage(str(path), 0, 0, size, [], True, what, str(kept)))
+    logger.error("spool: %s: %s; kept as %s", path, what, kept)
