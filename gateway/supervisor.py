@@ -102,9 +102,9 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until SIGTERM; the exit code.  Raises StartError."""
+        self._prepare()
         wakeup, signals = socket.socketpair()
         try:
-            self._prepare()
             self._watch_signals(wakeup, signals)
             for worker in self._workers:
                 self._start(worker)
@@ -122,8 +122,7 @@ class Supervisor:
             for end in (wakeup, signals):
                 end.close()
             self._selector.close()
-            if self._lock >= 0:
-                os.close(self._lock)
+            os.close(self._lock)
         return 0
 
     def _prepare(self) -> None:
