@@ -2,8 +2,8 @@
 
 Owns      Resolver: resolve() for next hops, client_name() for sessions that want it
 Flow      resolve → cache → one getaddrinfo a name, shared by all who wait for it
-Limits    dns.timeout_s a question; dns.cache_max answers, each for POSITIVE_S (getaddrinfo tells no TTL);
-          QUESTIONS_MAX at once, as each holds a thread
+Limits    dns.timeout_s a question; dns.cache_max answers, each for POSITIVE_S (no TTL is told);
+          one question a name at once (all names share libuv's pool of 4 threads)
 Errors    DnsError; .permanent says that the name does not exist
 Blocking  never; getaddrinfo runs on the loop's thread pool
 Security  a client's name counts only when it resolves to the client's address again
@@ -22,7 +22,6 @@ from typing import Any, Final
 
 # Short, because getaddrinfo does not say how long: a next hop that moved is found again soon.
 POSITIVE_S: Final = 60.0
-QUESTIONS_MAX: Final = 64
 
 # (family, address as connect() takes it)
 SocketAddress = tuple[int, tuple[Any, ...]]
@@ -46,7 +45,6 @@ class Resolver:
         self._cache_max = cache_max
         self._cache: dict[tuple[str, int], tuple[float, list[SocketAddress]]] = {}
         self._asked: dict[tuple[str, int], asyncio.Task[list[SocketAddress]]] = {}
-        self._slots = asyncio.Semaphore(QUESTIONS_MAX)
 
     async def resolve(self, host: str, port: int) -> list[SocketAddress]:
         """Where to connect, in the order of RFC 6724.  Raises DnsError."""
@@ -71,15 +69,14 @@ class Resolver:
             raise DnsError(host, f"no answer in {self._timeout_s:g} s") from None
 
     async def _ask(self, key: tuple[str, int]) -> list[SocketAddress]:
-        async with self._slots:
-            loop = asyncio.get_running_loop()
-            try:
-                found = await loop.getaddrinfo(*key, type=socket.SOCK_STREAM)
-            except socket.gaierror as error:
-                permanent = error.errno in _PERMANENT
-                raise DnsError(key[0], error.strerror or "", permanent=permanent) from None
-            except (OSError, UnicodeError) as error:  # UnicodeError: a label IDNA refuses
-                raise DnsError(key[0], str(error)) from None
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(*key, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            permanent = error.errno in _PERMANENT
+            raise DnsError(key[0], error.strerror or "", permanent=permanent) from None
+        except (OSError, UnicodeError) as error:  # UnicodeError: a label IDNA refuses
+            raise DnsError(key[0], str(error)) from None
         answer: list[SocketAddress] = [(int(entry[0]), entry[4]) for entry in found]
         self._keep(key, answer)
         return answer
@@ -100,7 +97,7 @@ class Resolver:
             return ""
 
     async def _client_name(self, address: str) -> str:
-        async with self._slots:
-            name, _ = await asyncio.get_running_loop().getnameinfo((address, 0), socket.NI_NAMEREQD)
+        loop = asyncio.get_running_loop()
+        name, _ = await loop.getnameinfo((address, 0), socket.NI_NAMEREQD)
         confirmed = {str(ip_address(found[1][0])) for found in await self.resolve(name, 0)}
         return name.rstrip(".") if str(ip_address(address)) in confirmed else ""
