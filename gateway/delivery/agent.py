@@ -80,7 +80,7 @@ class Job:
         lane: Any = None,
         attempt: int = 1,
     ) -> None:
-        self.stored = stored
+        self.stored: Any = stored  # what `read` takes; to an agent it is a Message
         self.recipients = recipients  # indices into stored.envelope.recipients
         self.read = read  # Spool.body, or what stands for it
         self.lane = lane  # whose job it is; agents do not look at it
@@ -88,11 +88,13 @@ class Job:
 
     @property
     def envelope(self) -> Envelope:
-        return self.stored.envelope
+        envelope: Envelope = self.stored.envelope
+        return envelope
 
     @property
     def queue_id(self) -> str:
-        return self.stored.queue_id
+        queue_id: str = self.stored.queue_id
+        return queue_id
 
     def body(self) -> Body:
         """The content; OSError or the spool's error when it cannot be read (that is: DEFERRED)."""

@@ -71,7 +71,7 @@ class Owner(Protocol):
         """The attempt is over; the task is the scheduler's again."""
 
     def on_put_back(self, task: Task, reason: Outcome) -> None:
-        """The task waits in its lane again because no next hop can be connected to."""
+        """The task is READY in its lane again: its next hop could not be connected to."""
 
     def on_lane_down(self, lane: Lane, reason: Outcome, wait: float) -> None:
         """No next hop can be connected to; the next attempt is in `wait` seconds."""
@@ -316,7 +316,7 @@ class Lane:
 
     def put_back(self, task: Task, reason: Outcome) -> None:
         """The transaction of this task was never begun."""
-        if task.answer is not None and self.is_blocked():
+        if task.answer is not None and (self.retired or self.is_blocked()):
             self.owner.on_done(task, [reason] * len(task.recipients))
             return
         if self.retired:
@@ -325,8 +325,7 @@ class Lane:
         task.state = READY
         self.ready += 1
         self._urgent.appendleft(task)
-        if self.is_down:
-            self.owner.on_put_back(task, reason)
+        self.owner.on_put_back(task, reason)
         self.pump()
 
     def is_blocked(self) -> bool:
