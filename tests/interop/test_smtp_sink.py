@@ -33,7 +33,7 @@ def stages(command: str) -> list[tuple[str, ...]]:
     [
         (), ("-8",), ("-a",), ("-C",), ("-e",), ("-E",), ("-F",), ("-N",), ("-p",), ("-P",),
         ("-8", "-e", "-p"), ("-H", "1"), ("-H", "1", "-T", "1024"), ("-T", "1024"), ("-w", "1"),
-        ("-W", "MAIL:1"), ("-W", "RCPT:1"), ("-m", "1"), ("-f", "QUIT"), ("-r", "RSET"), ("-q", "QUIT"),
+        ("-W", "MAIL:1"), ("-W", "RCPT:1"), ("-m", "1"), ("-f", "EHLO"), ("-f", "QUIT"), ("-r", "RSET"), ("-q", "QUIT"),
     ],
     ids=lambda words: " ".join(words) or "plain",
 )  # fmt: skip
@@ -59,16 +59,15 @@ def test_awkward_but_able(gateway_factory, smtp_sink, tmp_path, switches):
         *stages("-r"),
         *stages("-Q"),
         *stages("-q"),
-        ("-A", "0", "-b", "451 4.0.0 later"),
+        # A host that refuses everybody is a host that is ill, not a verdict on this mail.
         ("-f", "CONNECT"),
+        ("-f", "EHLO,HELO"),
     ],
     ids=" ".join,
 )
 def test_transient_failure_is_kept_and_delivered_later(
     gateway_factory, smtp_sink, sink_factory, switches
 ):
-    if switches[0] == "-A":
-        pytest.skip("-A answers 550 whatever -b says")
     port = free_port()
     hostile = smtp_sink(port, *switches)
     gateway = gateway_factory([route(f"smtp://127.0.0.1:{port}")])
@@ -86,11 +85,15 @@ def test_transient_failure_is_kept_and_delivered_later(
     assert all(receipt.content.endswith(MESSAGE) for receipt in sink.receipts)
 
 
-@pytest.mark.parametrize("stage", ["EHLO", "MAIL", "RCPT", "DATA", "."])
-def test_permanent_failure_is_reported_to_the_sender(gateway_factory, smtp_sink, sink, stage):
+@pytest.mark.parametrize(
+    "switches",
+    [("-f", "MAIL"), ("-f", "RCPT"), ("-f", "DATA"), ("-f", "."), ("-A", "0")],
+    ids=" ".join,
+)
+def test_permanent_failure_is_reported_to_the_sender(gateway_factory, smtp_sink, sink, switches):
     """RFC 5321 §6.1: a 5xx becomes a report with that reply, to the reverse-path, from <>."""
     port = free_port()
-    smtp_sink(port, "-f", f"{stage},HELO" if stage == "EHLO" else stage, "-B", "554 5.7.1 not here")
+    smtp_sink(port, *switches, "-B", "554 5.7.1 not here")
     gateway = gateway_factory(
         [
             route(f"smtp://127.0.0.1:{port}", "rcpt.test"),
@@ -107,8 +110,8 @@ def test_permanent_failure_is_reported_to_the_sender(gateway_factory, smtp_sink,
     assert status.get_content_type() == "message/delivery-status"
     text = status.as_string()
     assert "Action: failed" in text
-    assert "5.7.1" in text
-    assert "not here" in text
+    # -A has words of its own: 550 right behind 354, while the content is on its way.
+    assert ("550" if switches[0] == "-A" else "5.7.1 not here") in text
 
 
 def test_windows_of_nothing_do_not_stop_others(gateway_factory, smtp_sink, sink):

@@ -1,0 +1,1 @@
+"""Side by side with other servers on this machine: `make bench-peers`."""
