@@ -39,11 +39,11 @@ Event = tuple[int, Any]
 _Reply = tuple[int, str, str]
 
 # What is waited for, the index into the caller's table of timeouts.
-WAIT_GREETING, WAIT_HELLO, WAIT_MAIL, WAIT_RCPT, WAIT_DATA, WAIT_FINAL, WAIT_NOTHING = range(7)
+WAIT_GREETING, WAIT_HELLO, WAIT_MAIL, WAIT_RCPT, WAIT_DATA, WAIT_FINAL, WAIT_QUIT, WAIT_NOTHING = range(8)
 
 _GREETING, _EHLO, _HELO, _STARTTLS, _TLS, _XCLIENT, _READY, _QUIT, _CLOSED = range(9)
 _WAITING = (
-    WAIT_GREETING, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_NOTHING, WAIT_HELLO,
+    WAIT_GREETING, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_NOTHING, WAIT_QUIT,
     WAIT_NOTHING,
 )  # fmt: skip
 
@@ -177,8 +177,17 @@ class SmtpClientMachine:
         return self._state == _READY and not self._flight and self._held is None
 
     @property
+    def is_ready(self) -> bool:
+        """The opening is done, and nobody has said good-bye yet."""
+        return self._state in (_READY, _XCLIENT)
+
+    @property
     def is_closed(self) -> bool:
         return self._state == _CLOSED
+
+    @property
+    def is_quitting(self) -> bool:
+        return self._state == _QUIT
 
     @property
     def is_spent(self) -> bool:
