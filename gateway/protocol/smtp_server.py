@@ -131,7 +131,6 @@ class SmtpServerMachine:
         "_bdat_last",
         "_bdat_left",
         "_bdat_refusal",
-        "_closing",
         "_data",
         "_mode",
         "_out",
@@ -139,6 +138,7 @@ class SmtpServerMachine:
         "_pos",
         "_recipient",
         "_sender",
+        "closing",
         "decoder",
         "errors",
         "esmtp",
@@ -168,7 +168,7 @@ class SmtpServerMachine:
         self._out: list[bytes] = []
         self._mode = _COMMAND
         self._pending = -1  # the event that waits for reply(), -1: none
-        self._closing = False
+        self.closing = False  # the connection ends as soon as data_to_send() is out
         self._sender = ""
         self._recipient = NO_RECIPIENT
         self.greeted = ""
@@ -194,9 +194,9 @@ class SmtpServerMachine:
         return self._mode in (_DATA, _BDAT, _SKIP_BDAT)
 
     @property
-    def closing(self) -> bool:
-        """True when the connection ends as soon as data_to_send() is out."""
-        return self._closing
+    def buffered_octets(self) -> int:
+        """Content that was decoded and not taken yet."""
+        return self.decoder.pending_octets if self.decoder is not None else 0
 
     @property
     def in_transaction(self) -> bool:
@@ -339,7 +339,7 @@ class SmtpServerMachine:
 
     def stop(self) -> None:
         """Read nothing more; close once what is queued is sent."""
-        self._closing = True
+        self.closing = True
         self._mode = _STOPPED
         self._pending = -1
 

@@ -1,6 +1,6 @@
 """What all SMTP and LMTP sessions of one listener share.
 
-    Owns      SmtpService: the listener's settings, and the parts of the worker that its sessions use
+    Owns      Memory (the bound on mail data in memory), SmtpService: the listener's settings, and the parts of the worker that its sessions use
     Limits    limits is the [limits] section; inline listeners take one recipient a transaction (see app.py)
     Errors    none
 """
@@ -29,6 +29,16 @@ Answered = Callable[[str, env.Envelope, list[Reply]], None]
 Inline = Callable[[str, env.Envelope, list[Any], Answered], None]
 
 
+class Memory:
+    """Octets of mail data that all sessions of a worker hold and the spool does not have yet."""
+
+    __slots__ = ("limit_octets", "octets")
+
+    def __init__(self, limit_octets: int) -> None:
+        self.limit_octets = limit_octets
+        self.octets = 0
+
+
 class SmtpService(msgspec.Struct, kw_only=True):
     """Given to each session of the listener; a reload replaces it, sessions that stand keep theirs."""
 
@@ -49,6 +59,7 @@ class SmtpService(msgspec.Struct, kw_only=True):
     greeting_delay_s: float
     xclient_from: Container[str]
     reject_bare: bool
+    memory: Memory
 
     def count_accepted(self, envelope: env.Envelope, waited_s: float) -> None:
         """waited_s: from the end of data to the verdict."""

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 UNREAD_OCTETS_MAX = 65_536  # input kept while a decision waits; reading pauses above it
 DATA_GRACE_S = 60.0  # the data rate is judged after its first minute
+SPILL_OCTETS = 16_384  # smaller pieces are not worth a record of their own
 LINGER_S = 10.0  # for a peer that does not read our last reply
 
 
@@ -43,6 +44,7 @@ class SmtpSession:
 
     __slots__ = (
         "_accepted",
+        "_buffered",
         "_connection",
         "_content_ended",
         "_counted",
@@ -59,6 +61,7 @@ class SmtpSession:
         "_timer",
         "_tls_text",
         "_waiting",
+        "_writable",
         "client",
         "client_ip",
         "machine",
@@ -75,6 +78,7 @@ class SmtpSession:
         self._connection: Connection = None  # type: ignore[assignment]
         self._counted = False
         self._waiting = False
+        self._writable = True
         self._timer: asyncio.TimerHandle | None = None
         self._stamp: ReceivedStamp | None = None
         self._tls_text = ""
@@ -82,6 +86,7 @@ class SmtpSession:
         self._inline_chunks: list[Any] = []
         self._data_started = 0.0
         self._data_octets = 0
+        self._buffered = 0
         self._content_ended = 0.0
         self._accepted = 0
         self._reason = "quit"
@@ -102,8 +107,7 @@ class SmtpSession:
         self.machine = SmtpServerMachine(
             service.settings,
             tls=tls,
-            xclient_allowed=bool(service.xclient_from)
-            and in_networks(self.client_ip, service.xclient_from),
+            xclient_allowed=self.client_ip in service.xclient_from,
         )
         if tls:
             self._tls_text = tls_text(connection)
@@ -156,6 +160,7 @@ class SmtpSession:
         service = self._service
         self._drop_timer()
         self._abort_incoming()
+        service.memory.octets -= self._buffered
         if self._counted:
             self._counted = False
             service.gate.leave(self.client_ip)
@@ -183,10 +188,12 @@ class SmtpSession:
 
     def on_write_ready(self, ready: bool) -> None:
         # A client that does not read its replies gets no more of them, and is not read either.
+        self._writable = ready
         if ready:
-            self._connection.resume_reading()
+            self._flush()
         else:
             self._connection.pause_reading()
+            self._connection.set_deadline(self._service.limits.write_s)
 
     def drain(self) -> bool:
         """The worker is stopping: True when the session was idle and is told to go."""
@@ -241,6 +248,7 @@ class SmtpSession:
             if not self._data_started:
                 self._data_started = now
                 self._data_octets = 0
+            self._count_buffered(machine.buffered_octets)
             # The block timer alone (RFC 5321 §4.5.3.2.5) would let one octet every three minutes live for ever.
             deadline = now + limits.data_block_s
             if limits.data_octets_per_s:
@@ -249,9 +257,24 @@ class SmtpSession:
             connection.deadline = deadline
         else:
             self._data_started = 0.0
-            connection.deadline = 0.0 if self._waiting else now + limits.command_s
-        if not self._waiting:
+            if self._buffered:
+                self._count_buffered(0)
+            if self._waiting:
+                connection.deadline = 0.0
+            elif out or not connection.deadline:  # half a command is no progress
+                connection.deadline = now + limits.command_s
+        if not self._waiting and self._writable and not connection.reading:
             connection.resume_reading()
+
+    def _count_buffered(self, octets: int) -> None:
+        """Keep the worker's sum of unspooled content true; over its limit content goes to disk early."""
+        memory = self._service.memory
+        memory.octets += octets - self._buffered
+        self._buffered = octets
+        if memory.octets > memory.limit_octets and octets >= SPILL_OCTETS:
+            chunk = self.machine.decoder.take(True)
+            if chunk is not None:
+                self._on_content(chunk, None)
 
     def _resume(self) -> None:
         self._waiting = False
@@ -292,8 +315,13 @@ class SmtpSession:
 
     def _on_mail(self, _reverse_path: str, mail: protocol.MailParameters) -> None:
         service = self._service
-        refusal = service.spool.refusal(mail.size)
-        self.machine.reply(refusal or replies.SENDER_OK)
+        error = service.spool.check(mail.size)  # RFC 1870 §6.1: no room now is 452, before it is sent
+        if error is not None:
+            self.machine.reply(error.reply)
+        elif service.memory.octets > service.memory.limit_octets:
+            self.machine.reply(replies.OUT_OF_MEMORY)
+        else:
+            self.machine.reply(replies.SENDER_OK)
 
     def _on_rcpt(self, recipient: env.Recipient, _b: object) -> None:
         access = self._service.access

@@ -1,0 +1,22 @@
+# Types for the compiled form of smtp.py (setup.py, COMPILED); the Python source stays the only source.
+
+from gateway.protocol.smtp_server cimport SmtpServerMachine
+
+
+cdef class SmtpSession:
+    cdef readonly str client, client_ip, session_id
+    cdef readonly SmtpServerMachine machine
+    cdef object _service, _connection, _timer, _stamp, _incoming
+    cdef list _inline_chunks
+    cdef str _tls_text, _reason, _proto
+    cdef bint _counted, _waiting, _writable, _may_relay
+    cdef double _data_started, _content_ended, _started
+    cdef Py_ssize_t _data_octets, _buffered, _accepted
+
+    cpdef receive(self, bytes data)
+    cpdef _pump(self)
+    cpdef _flush(self)
+    cpdef _count_buffered(self, Py_ssize_t octets)
+    cpdef _resume(self)
+    cpdef _abort_incoming(self)
+    cpdef _log_accepted(self, str queue_id, envelope)
