@@ -160,7 +160,7 @@ class Log:
         try:
             body = orjson.dumps(fields)
         except TypeError:  # not a plain value: show it rather than lose the line
-            body = orjson.dumps(fields, default=_encode, option=orjson.OPT_NON_STR_KEYS)
+            body = orjson.dumps(_plain(fields))
         head = self._heads.get((level, name))
         if head is None:
             head = b'","level":"%b","event":"%b"%b' % (
@@ -210,8 +210,19 @@ class Log:
         return self._sink.lost_lines
 
 
-def _encode(value: object) -> object:
-    return value.hex() if isinstance(value, bytes) else str(value)
+def _plain(value: object) -> object:
+    """The value with whatever JSON cannot say written out (objects, lone surrogates, octets)."""
+    if isinstance(value, dict):
+        return {str(key): _plain(element) for key, element in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(element) for element in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**64:
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _printable(value: str) -> str:
