@@ -45,7 +45,7 @@ NUMBERS_A_RECORD = 4096
 def add_live(stored: Stored) -> None:
     """Count the message's octets in every segment that holds some."""
     stored.counted = True
-    for segment, _, length in (stored.home, *stored.extents):
+    for segment, _, length in stored.records():
         segment.live.add(stored)
         segment.live_octets += RECORD_HEADER_OCTETS + length
 
@@ -53,9 +53,16 @@ def add_live(stored: Stored) -> None:
 def drop_live(stored: Stored) -> None:
     if stored.counted:
         stored.counted = False
-        for segment, _, length in (stored.home, *stored.extents):
+        for segment, _, length in stored.records():
             segment.live.discard(stored)
             segment.live_octets -= RECORD_HEADER_OCTETS + length
+
+
+def touch(stored: Stored, segment: Segment) -> None:
+    """The segment has a state record of the message."""
+    if stored not in segment.touched:
+        segment.touched.add(stored)
+        stored.touched = (*stored.touched, segment)
 
 
 class Compactor:
@@ -106,6 +113,8 @@ class Compactor:
     def _step(self) -> None:
         loop, log = self._loop, self._log
         assert loop is not None and self._segment is not None
+        if log.closed:
+            return
         if log.trouble is not None or log.pending_octets > log.settings.pending_octets:
             loop.call_later(RETRY_S, self._step)
             return
@@ -130,6 +139,8 @@ class Compactor:
             return  # the last token comes back here
         segment = self._segment
         assert segment is not None and self._loop is not None
+        if self._log.closed:
+            return
         if self._failed or segment.live or segment.pins:
             self._segment = None
             self._loop.call_later(RETRY_S, self._retry, segment)
@@ -152,7 +163,7 @@ class Compactor:
 
     def _append(
         self, kind: int, number: int, payload: bytes | memoryview, then: Callable[[], None] | None
-    ) -> int:
+    ) -> tuple[Segment, int]:
         self._outstanding += 1
 
         def token(error: int) -> None:
@@ -183,16 +194,15 @@ class Compactor:
                     self._failed = True
         for stored in list(segment.touched):
             segment.touched.discard(stored)
-            stored.touched.discard(segment)
+            stored.touched = tuple(touched for touched in stored.touched if touched is not segment)
             if stored.unsettled:
                 yield self.write_states(stored)
         for sequence, numbers in segment.tombs.items():
             if sequence in self._log.segments and sequence != segment.sequence:
                 for start in range(0, len(numbers), NUMBERS_A_RECORD):
                     part = numbers[start : start + NUMBERS_A_RECORD]
-                    self._append(SETTLED, 0, pack_numbers(part), None)
-                    assert self._log.current is not None
-                    self._log.current.tombs.setdefault(sequence, []).extend(part)
+                    at, _ = self._append(SETTLED, 0, pack_numbers(part), None)
+                    at.tombs.setdefault(sequence, []).extend(part)
                     yield 8 * len(part)
         cuts = {
             s: cut
@@ -218,8 +228,9 @@ class Compactor:
                     yield length
                     if not stored.unsettled:
                         return
-            at, offset, length = stored.home
-            payload = at.read_record(offset, length, stored.queue_id)
+            payload = stored.home.read_record(
+                stored.home_offset, stored.home_length, stored.queue_id
+            )
             kind = MESSAGE
             if extents:
                 kind = END
@@ -246,9 +257,8 @@ class Compactor:
     def _place(
         self, kind: int, number: int, payload: memoryview, then: Callable[[], None] | None
     ) -> Extent:
-        offset = self._append(kind, number, payload, then)
-        assert self._log.current is not None
-        return self._log.current, offset, len(payload)
+        segment, offset = self._append(kind, number, payload, then)
+        return segment, offset, len(payload)
 
     def _moved(
         self, stored: Stored, home: Extent, extents: list[Extent], pinned: list[Segment]
@@ -260,9 +270,9 @@ class Compactor:
         existing = self._log.segments
         stored.ghosts = (
             *(ghost for ghost in stored.ghosts if ghost.sequence in existing),
-            stored.home[0],
+            stored.home,
         )
-        stored.home = home
+        stored.home, stored.home_offset, stored.home_length = home
         stored.extents = tuple(extents)
         add_live(stored)
 
@@ -277,8 +287,6 @@ class Compactor:
         )
         update = pack_update(stored.update)
         for kind, payload in ((RESULT, results), (UPDATE, update)):
-            self._append(kind, stored.number, payload, None)
-            assert self._log.current is not None
-            self._log.current.touched.add(stored)
-            stored.touched.add(self._log.current)
+            segment, _ = self._append(kind, stored.number, payload, None)
+            touch(stored, segment)
         return len(results) + len(update)

@@ -20,18 +20,15 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gateway._native.logwriter import LogWriter
 
 from . import segment as files
 from .errors import SpoolError, SpoolFull
+from .message import Octets
 from .record import CUT, EXTENT
 from .segment import FIRST_RECORD, Segment
 from .settings import SpoolSettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +68,7 @@ class Log:
         self._next_slot = 1
         self._used_sequence = 0
         self._completing = 0  # sequence of the last group that completed
-        self._closed = False
+        self.closed = False
 
     # -- start and stop ----------------------------------------------------------------------------------------------
 
@@ -97,11 +94,11 @@ class Log:
 
     def close(self) -> None:
         """Write what is queued, tell its tokens, free everything.  Blocking."""
-        if self._closed:
+        if self.closed:
             return
         self.flush()
         self.drain()
-        self._closed = True
+        self.closed = True
         if self._loop is not None:
             self._loop.remove_reader(self._writer.fileno())
         if self._timer is not None:
@@ -122,18 +119,23 @@ class Log:
     def pending_octets(self) -> int:
         return self._writer.pending_octets
 
+    @property
+    def writes(self) -> int:
+        """Groups written so far."""
+        return self._writer.writes
+
     def append(
         self,
         kind: int,
         number: int,
         token: Token,
-        payload: Buffer,
-        second: Buffer | None = None,
-        third: Buffer | None = None,
+        payload: Octets,
+        second: Octets | None = None,
+        third: Octets | None = None,
         *,
         reserve: bool = False,
-    ) -> int:
-        """Queue one record; its offset in self.current.  reserve=True may use the segment kept for results."""
+    ) -> tuple[Segment, int]:
+        """Queue one record; where it will be.  reserve=True may use the segment kept for results."""
         offset = self._writer.append(kind, number, token, payload, second, third)
         if offset < 0:
             self._advance(reserve)
@@ -143,7 +145,9 @@ class Log:
         if not self._flush_scheduled and self._loop is not None:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush_soon)
-        return offset
+        segment = self.current
+        assert segment is not None
+        return segment, offset
 
     def _flush_soon(self) -> None:
         self._flush_scheduled = False
@@ -238,7 +242,7 @@ class Log:
 
     def _tick(self) -> None:
         """Once every probe_interval_s: try again what failed, fetch missing spares."""
-        if self._loop is None or self._closed:
+        if self._loop is None or self.closed:
             return
         self._timer = self._loop.call_later(self.settings.probe_interval_s, self._tick)
         if self.trouble is not None and self.current is None and self._spares:
@@ -265,9 +269,8 @@ class Log:
 
     def write_cuts(self, cuts: dict[int, int], token: Token) -> None:
         payload = b"".join(EXTENT.pack(sequence, 0, cut) for sequence, cut in cuts.items())
-        self.append(CUT, 0, token, payload, reserve=True)
-        assert self.current is not None
-        self.current.cuts.update(cuts)
+        segment, _ = self.append(CUT, 0, token, payload, reserve=True)
+        segment.cuts.update(cuts)
 
     # -- segments coming and going -----------------------------------------------------------------------------------
 
@@ -313,7 +316,7 @@ class Log:
 
     def _prepare_spares(self) -> None:
         """Start making what is missing, in the preparing thread."""
-        if self._loop is None or self._closed or self._preparing:
+        if self._loop is None or self.closed or self._preparing:
             return
         if len(self._spares) >= self.settings.spare_segments:
             return
@@ -369,7 +372,7 @@ class Log:
             return
         if segment is None:
             return
-        if self._closed:
+        if self.closed:
             segment.close()
             return
         if segment.sequence < self._used_sequence:

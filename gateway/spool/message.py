@@ -8,85 +8,74 @@ Blocking  reading a body that is not in memory waits for the disk
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from gateway.mail.envelope import Envelope, unpack
 
 from .record import EXTENT, LENGTHS, PENDING, Update
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from .segment import Segment
+
+
+class Octets(Protocol):
+    """Something with a length that lends its octets: bytes, memoryview, a decoder's Chunk."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
 Extent = tuple["Segment", int, int]  # offset of the record, length of its payload
 
 
-class Stored:
-    """One accepted message.  Fields above the line are the scheduler's to read; it sets what update() is for."""
+class Stored(msgspec.Struct, eq=False, gc=False):
+    """One accepted message.  What the scheduler sets, update() records.
 
-    __slots__ = (
-        "attempts",
-        "content",
-        "counted",
-        "details",
-        "envelope",
-        "extents",
-        "ghosts",
-        "held",
-        "home",
-        "kept_octets",
-        "next_attempt_at",
-        "number",
-        "prefix",
-        "priority",
-        "queue_id",
-        "route",
-        "size_octets",
-        "states",
-        "touched",
-        "unsettled",
-        "written",
-    )
+    There may be a million of them: the garbage collector does not look at them (gc=False).  The only cycle, through
+    the sets of Segment, ends when the message leaves the spool.
+    """
 
-    def __init__(self, number: int, queue_id: str, envelope: Envelope, size_octets: int) -> None:
-        count = len(envelope.recipients)
-        self.number = number
-        self.queue_id = queue_id
-        self.envelope = envelope
-        self.size_octets = size_octets  # prefix and content
-        self.states = bytearray(
-            count
-        )  # PENDING, DELIVERED ... of each recipient: Spool.settle() sets them
-        self.unsettled = count  # how many are PENDING
-        self.attempts = [0] * count  # yours; kept by Spool.update()
-        self.next_attempt_at = 0  # ns UTC, 0 = at once; yours
-        self.held = False  # yours
-        self.priority = 0  # yours
-        self.route = ""  # next hop that replaces the routes' (reroute); yours
-        self.details: dict[int, bytes] = {}  # last detail given to settle(), by recipient
-        # ------------------------------------------------------------------------------------------------------------
-        self.home: Extent  # the MESSAGE or END record
-        self.extents: tuple[Extent, ...] = ()  # CHUNK records; empty for a MESSAGE
-        self.ghosts: tuple[
-            Segment, ...
-        ] = ()  # segments with an older copy (a crash interrupted its compaction)
-        self.touched: set[Segment] = set()  # segments with state records of it
-        self.prefix: bytes | None = None  # in memory, with content; else to be read from home
-        self.content: list[Buffer] | None = None
-        self.kept_octets = 0  # what of it counts against memory_octets
-        self.counted = False  # in live and live_octets of its segments
-        self.written = False  # home is on disk
+    number: int
+    queue_id: str
+    envelope: Envelope
+    size_octets: int  # prefix and content
+    states: bytearray  # PENDING, DELIVERED ... of each recipient: Spool.settle() sets them
+    unsettled: int  # how many are PENDING
+    attempts: array[int]  # of each recipient; the scheduler's
+    next_attempt_at: int = 0  # ns UTC, 0 = at once; the scheduler's
+    held: bool = False  # the scheduler's
+    priority: int = 0  # the scheduler's
+    route: str = ""  # next hop that replaces the routes' (reroute); the scheduler's
+    details: dict[int, bytes] = msgspec.field(
+        default_factory=dict
+    )  # last detail given to settle(), by recipient
+
+    # The spool's own: where the MESSAGE or END record is, and the CHUNK records of a large message.
+    home: Segment = None  # type: ignore[assignment]
+    home_offset: int = 0
+    home_length: int = 0
+    extents: tuple[Extent, ...] = ()
+    ghosts: tuple[Segment, ...] = ()  # segments with an older copy of the MESSAGE or END record
+    touched: tuple[Segment, ...] = ()  # segments with state records of it
+    prefix: bytes | None = None  # in memory, with content; else to be read from home
+    content: Octets | None = None
+    kept_octets: int = 0  # what of it counts against memory_octets
+    counted: bool = False  # in live and live_octets of its segments
+    written: bool = False  # home is on disk
 
     @property
     def update(self) -> Update:
-        return Update(self.next_attempt_at, self.held, self.priority, self.route, self.attempts)
+        return Update(
+            self.next_attempt_at, self.held, self.priority, self.route, self.attempts.tolist()
+        )
 
-    def segments(self) -> set[Segment]:
-        """Every segment that holds octets of it."""
-        return {self.home[0], *(extent[0] for extent in self.extents)}
+    def records(self) -> tuple[Extent, ...]:
+        """Every record that holds octets of it."""
+        return ((self.home, self.home_offset, self.home_length), *self.extents)
 
     def is_default(self) -> bool:
         """True when no state record is needed to restore it."""
@@ -102,6 +91,19 @@ class Stored:
 
     def __repr__(self) -> str:
         return f"<Stored {self.queue_id} {self.unsettled}/{len(self.states)} pending, {self.size_octets} octets>"
+
+
+def new_stored(number: int, queue_id: str, envelope: Envelope, size_octets: int) -> Stored:
+    count = len(envelope.recipients)
+    return Stored(
+        number,
+        queue_id,
+        envelope,
+        size_octets,
+        bytearray(count),
+        count,
+        array("H", bytes(2 * count)),
+    )
 
 
 class Body:
@@ -132,18 +134,20 @@ class Body:
     def _pieces(self) -> Iterator[memoryview]:
         stored = self._stored
         if stored.content is not None:
-            for buffer in (stored.prefix or b"", *stored.content):
-                view = memoryview(buffer)
-                if len(view) > 0:
-                    yield view
+            if stored.prefix:
+                yield memoryview(stored.prefix)
+            if len(stored.content) > 0:
+                yield memoryview(stored.content)
             return
         try:
-            segment, offset, length = stored.home
-            _, prefix, content = split_message(segment.read_record(offset, length, stored.queue_id))
-            if len(prefix):
+            payload = stored.home.read_record(
+                stored.home_offset, stored.home_length, stored.queue_id
+            )
+            _, prefix, content = split_message(payload)
+            if len(prefix) > 0:
                 yield prefix
             if not stored.extents:
-                if len(content):
+                if len(content) > 0:
                     yield content
                 return
             # By index: compaction may move the pieces while a slow next hop takes them.

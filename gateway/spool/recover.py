@@ -33,7 +33,7 @@ from gateway._native.logwriter import (
 )
 
 from .compact import add_live
-from .message import Extent, Stored, read_envelope, restore
+from .message import Extent, Stored, new_stored, read_envelope, restore
 from .record import (
     CHUNK,
     CUT,
@@ -188,7 +188,7 @@ class _Reader:
             restore(stored, self._results.get(number, {}), self._updates.get(number))
             stored.ghosts = tuple(self._copies.get(number, [])[1:])
             stored.written = True
-            stored.touched = self._touched.get(number, set())
+            stored.touched = tuple(self._touched.get(number, ()))
             for segment in stored.touched:
                 segment.touched.add(stored)
             add_live(stored)
@@ -270,8 +270,8 @@ class _Reader:
                     raise ValueError(f"segment {sequence} with pieces of its content is gone")
                 extents.append((place, at, length))
                 size += length
-        stored = Stored(number, encode_number(number), envelope, size)
-        stored.home = (segment, offset, len(payload))
+        stored = new_stored(number, encode_number(number), envelope, size)
+        stored.home, stored.home_offset, stored.home_length = segment, offset, len(payload)
         stored.extents = tuple(extents)
         for place, at, _ in extents:
             self._needed[place.sequence, at] = stored
@@ -334,11 +334,11 @@ class _Reader:
         self._recovery.damaged.append(damage)
 
     def _damage_message(self, stored: Stored, what: str) -> None:
-        segment, offset, length = stored.home
-        size = RECORD_HEADER_OCTETS + length
-        self._recovery.damaged.append(
-            set_aside(self._damaged, segment, offset, size, [stored.queue_id], what)
+        size = RECORD_HEADER_OCTETS + stored.home_length
+        damage = set_aside(
+            self._damaged, stored.home, stored.home_offset, size, [stored.queue_id], what
         )
+        self._recovery.damaged.append(damage)
 
 
 def set_aside(

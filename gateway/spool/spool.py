@@ -23,202 +23,22 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gateway._native.logwriter import encode_number
-from gateway.mail.envelope import Envelope, pack
+from gateway._native.logwriter import RECORD_HEADER_OCTETS, encode_number
+from gateway.mail.envelope import pack
 
 from .compact import Compactor, add_live, drop_live
 from .errors import SpoolCorrupt, SpoolError, SpoolFull, SpoolLocked
+from .incoming import Done, Incoming
 from .log import Log
-from .message import Body, Extent, Stored, pack_extents
-from .record import (
-    CHUNK,
-    COUNTER_BITS,
-    END,
-    EPOCH_MS,
-    LENGTHS,
-    MESSAGE,
-    PENDING,
-    RESULT,
-    SETTLED,
-    UPDATE,
-    WORKER_BITS,
-    pack_numbers,
-    pack_results,
-    pack_update,
-)
-from .recover import Damage, Recovery, recover_partition, set_aside
+from .message import Body, Stored
+from .record import COUNTER_BITS, EPOCH_MS, LENGTHS, MESSAGE, WORKER_BITS
+from .recover import Recovery, recover_partition, set_aside
+from .results import Results
 from .segment import Segment
 from .settings import SpoolSettings
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
 logger = logging.getLogger(__name__)
-
-Done = Callable[[Stored | None, SpoolError | None], None]
-
-
-class Incoming:
-    """A message being received.  End it with commit() or abort()."""
-
-    __slots__ = (
-        "_done",
-        "_extents",
-        "_pending_octets",
-        "_size_octets",
-        "_spool",
-        "_stored",
-        "error",
-        "number",
-        "on_drain",
-        "queue_id",
-    )
-
-    def __init__(self, spool: Spool, number: int) -> None:
-        self._spool = spool
-        self.number = number
-        self.queue_id = encode_number(number)
-        self.on_drain: Callable[[], None] | None = None  # called once after append() returned False
-        self.error: SpoolError | None = None  # it cannot be stored any more: commit() will say so
-        self._extents: list[Extent] = []
-        self._size_octets = 0
-        self._pending_octets = 0
-        self._stored: Stored | None = None
-        self._done: Done | None = None
-
-    def append(self, chunk: Buffer) -> bool:
-        """Stream a piece of the content into the log.  False: pause the sender until on_drain is called.
-
-        Errors wait for commit(), so that the dialogue stays in step; the octets are dropped then.
-        """
-        spool = self._spool
-        view = memoryview(chunk)
-        step = spool.settings.chunk_octets
-        for start in range(0, len(view), step):
-            if self.error is not None:
-                return True
-            piece = view[start : start + step]
-            self._append(piece)
-        if self._pending_octets < spool.settings.message_pending_octets and (
-            spool.log.pending_octets < spool.settings.pending_octets
-        ):
-            return True
-        if self.error is not None:
-            return True
-        spool.paused[self] = None
-        return False
-
-    def _append(self, piece: memoryview) -> None:
-        spool, octets = self._spool, len(piece)
-
-        def written(error: int) -> None:
-            self._pending_octets -= octets
-            if error:
-                self.error = SpoolError(f"{self.queue_id}: {os.strerror(error)}")
-            if spool.paused:
-                spool.resume_paused()
-
-        try:
-            offset = spool.log.append(CHUNK, self.number, written, piece)
-        except SpoolError as error:
-            self.error = error
-            return
-        assert spool.log.current is not None
-        self._extents.append((spool.log.current, offset, octets))
-        spool.log.current.pins += 1
-        self._size_octets += octets
-        self._pending_octets += octets
-
-    def abort(self) -> None:
-        """Forget it.  What is in the log already means nothing."""
-        self._unpin()
-        self._spool.paused.pop(self, None)
-
-    def _unpin(self) -> None:
-        extents, self._extents = self._extents, []
-        for segment, _, _ in extents:
-            segment.pins -= 1
-            if not segment.pins:
-                self._spool.compactor.consider(segment)
-
-    def commit(self, envelope: Envelope, prefix: bytes, last: Buffer | None, done: Done) -> None:
-        """Store it; done(stored, None) when it is ours, done(None, error) when it is not: on the loop, later.
-
-        prefix (our trace fields) goes before the content; last is what append() was not given.
-        """
-        spool = self._spool
-        self._done = done
-        if last is not None and (
-            self._extents or len(memoryview(last)) > spool.settings.chunk_octets
-        ):
-            self.append(last)
-            last = None
-        error = self.error or spool.check()
-        if error is not None:
-            self._refuse(error)
-            return
-        packed = pack(envelope)
-        lengths = LENGTHS.pack(len(packed), len(prefix))
-        size = self._size_octets + len(prefix)
-        log = spool.log
-        try:
-            if self._extents:
-                kind = END
-                third: Buffer | None = pack_extents(self._extents)
-                length = len(lengths) + len(packed) + len(prefix) + len(self._extents) * 16
-            else:
-                kind = MESSAGE
-                third = last
-                octets = len(memoryview(last)) if last is not None else 0
-                size += octets
-                length = len(lengths) + len(packed) + len(prefix) + octets
-            offset = log.append(kind, self.number, self._written, lengths + packed, prefix, third)
-        except SpoolError as problem:
-            self._refuse(problem)
-            return
-        assert log.current is not None
-        stored = Stored(self.number, self.queue_id, envelope, size)
-        stored.home = (log.current, offset, length)
-        self._stored = stored
-        spool.count += 1
-        memory = envelope.durability == "memory" and not self._extents
-        stored.extents = tuple(self._extents)
-        add_live(stored)
-        if self._extents:
-            self._unpin()
-        # What "memory" promises is kept in memory whatever the bound says, until it is written.
-        elif memory or spool.kept_octets + size <= spool.settings.memory_octets:
-            stored.prefix = prefix
-            stored.content = [last] if last is not None else []
-            stored.kept_octets = size
-            spool.kept_octets += size
-        if memory:
-            self._done = None
-            spool.call_soon(done, stored, None)
-
-    def _refuse(self, error: SpoolError) -> None:
-        self.abort()
-        done, self._done = self._done, None
-        assert done is not None
-        self._spool.call_soon(done, None, error)
-
-    def _written(self, error: int) -> None:
-        stored, done = self._stored, self._done
-        assert stored is not None
-        self._stored = None
-        if not error:
-            stored.written = True
-            if done is not None:
-                done(stored, None)
-            return
-        drop_live(stored)
-        if done is None:  # durability "memory": it is ours already
-            self._spool.rewrite.append(stored)
-            return
-        self._spool.forget(stored)
-        done(None, SpoolError(f"{self.queue_id}: {os.strerror(error)}"))
 
 
 class Spool:
@@ -243,9 +63,6 @@ class Spool:
         self._on_health = on_health
         self._reported: str | None = None
         self._clock = 0  # of the last queue id
-        self._dirty: dict[Stored, set[int]] = {}
-        self._updated: dict[Stored, None] = {}
-        self._settled: list[Stored] = []
         self._results_timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = -1
@@ -254,7 +71,8 @@ class Spool:
         except OSError as error:
             raise SpoolError(f"{self.directory}: {error.strerror}") from error
         self.log = Log(self.directory, self.settings, lambda: self._clock)
-        self.log.before_flush = self._collect_results
+        self._results = Results(self.log, self._bury)
+        self.log.before_flush = self._results.write
         self.log.on_change = self._report_health
         self.log.on_resumed = self._on_resumed
         self.compactor = Compactor(self.log, self._on_damage)
@@ -333,28 +151,15 @@ class Spool:
 
         The message is gone when its last recipient is settled.  A final state stays as it is.
         """
-        if stored.states[index] != PENDING:
-            return
-        if detail:
-            stored.details[index] = detail
-        if state != PENDING:
-            stored.states[index] = state
-            stored.unsettled -= 1
-            if not stored.unsettled:
-                self._dirty.pop(stored, None)
-                self._updated.pop(stored, None)
-                self._settled.append(stored)
-                self._drop_body(stored)
-                self._schedule_results()
-                return
-        self._dirty.setdefault(stored, set()).add(index)
+        if self._results.settle(stored, index, state, detail):
+            self._drop_body(stored)
         self._schedule_results()
 
     def update(self, stored: Stored) -> None:
         """Record attempts, next_attempt_at, held, priority and route of the message."""
         if not stored.unsettled:
             return
-        self._updated[stored] = None
+        self._results.update(stored)
         if stored.written and (stored.held or stored.next_attempt_at > time.time_ns()):
             self._drop_body(stored)  # nobody needs it soon: memory is for active messages
         self._schedule_results()
@@ -373,79 +178,17 @@ class Spool:
         self._results_timer = None
         self.log.flush()
 
-    def _collect_results(self) -> None:
-        """Everything settled and updated since the last group, as records of the one about to be written."""
-        if not (self._settled or self._dirty or self._updated):
-            return
-        if self.log.trouble is not None:
-            return  # kept for on_resumed
-        try:
-            while self._settled:
-                batch, self._settled = self._settled[:4096], self._settled[4096:]
-                self._record(SETTLED, 0, batch, pack_numbers([stored.number for stored in batch]))
-            while self._dirty:
-                stored, indices = self._dirty.popitem()
-                results = [
-                    (i, stored.states[i], stored.details.get(i, b"")) for i in sorted(indices)
-                ]
-                self._record(RESULT, stored.number, (stored, indices), pack_results(results))
-            while self._updated:
-                stored, _ = self._updated.popitem()
-                self._record(UPDATE, stored.number, (stored, None), pack_update(stored.update))
-        except SpoolError as error:
-            logger.error("spool: results cannot be recorded: %s", error)
-
-    def _record(
-        self,
-        kind: int,
-        number: int,
-        about: list[Stored] | tuple[Stored, set[int] | None],
-        payload: bytes,
-    ) -> None:
-        segment: Segment | None = None
-
-        def put_back() -> None:
-            if isinstance(about, list):
-                self._settled.extend(about)
-            elif not about[0].unsettled:
-                pass  # its SETTLED says all
-            elif about[1] is not None:
-                self._dirty.setdefault(about[0], set()).update(about[1])
-            else:
-                self._updated[about[0]] = None
-
-        def written(error: int) -> None:
-            if error:
-                put_back()
-            elif isinstance(about, list):
-                assert segment is not None
-                for stored in about:
-                    self._bury(stored, segment)
-
-        try:
-            self.log.append(kind, number, written, payload, reserve=True)
-        except SpoolError:
-            put_back()
-            raise
-        segment = self.log.current
-        if not isinstance(about, list):
-            assert segment is not None
-            segment.touched.add(about[0])
-            about[0].touched.add(segment)
-
     def _bury(self, stored: Stored, segment: Segment) -> None:
         """Its SETTLED record is on disk, in segment."""
         drop_live(stored)
-        home = stored.home[0]
-        for place in (home, *stored.ghosts):
+        for place in (stored.home, *stored.ghosts):
             if place is not segment:
                 segment.tombs.setdefault(place.sequence, []).append(stored.number)
         for touched in stored.touched:
             touched.touched.discard(stored)
         self.forget(stored)
-        self.compactor.consider(home)
-        for extent in stored.extents:
-            self.compactor.consider(extent[0])
+        for place, _, _ in stored.records():
+            self.compactor.consider(place)
 
     # -- shared with Incoming ----------------------------------------------------------------------------------------
 
@@ -462,7 +205,7 @@ class Spool:
         if self.log.pending_octets >= self.settings.pending_octets:
             return
         low = self.settings.message_pending_octets // 2
-        for incoming in [i for i in self.paused if i._pending_octets <= low]:
+        for incoming in [i for i in self.paused if i.pending_octets <= low]:
             del self.paused[incoming]
             if incoming.on_drain is not None:
                 incoming.on_drain()
@@ -498,7 +241,7 @@ class Spool:
     def _write_again(self, stored: Stored) -> None:
         packed = pack(stored.envelope)
         prefix = stored.prefix or b""
-        content = b"".join(bytes(part) for part in stored.content or [])
+        content = stored.content if stored.content is not None else b""
 
         def written(error: int) -> None:
             if error:
@@ -509,18 +252,14 @@ class Spool:
 
         lengths = LENGTHS.pack(len(packed), len(prefix))
         try:
-            offset = self.log.append(
+            segment, offset = self.log.append(
                 MESSAGE, stored.number, written, lengths + packed, prefix, content, reserve=True
             )
         except SpoolError:
             self.rewrite.append(stored)
             return
-        assert self.log.current is not None
-        stored.home = (
-            self.log.current,
-            offset,
-            len(lengths) + len(packed) + len(prefix) + len(content),
-        )
+        stored.home, stored.home_offset = segment, offset
+        stored.home_length = len(lengths) + len(packed) + len(prefix) + len(content)
         add_live(stored)
 
     def _on_damage(self, stored: Stored, error: Exception) -> None:
@@ -528,9 +267,14 @@ class Spool:
         logger.error("spool: %s: %s", stored.queue_id, error)
         if isinstance(error, SpoolCorrupt) and not stored.held:
             try:
-                segment, offset, length = stored.home
+                octets = RECORD_HEADER_OCTETS + stored.home_length
                 set_aside(
-                    self.root / "damaged", segment, offset, length, [stored.queue_id], error.what
+                    self.root / "damaged",
+                    stored.home,
+                    stored.home_offset,
+                    octets,
+                    [stored.queue_id],
+                    error.what,
                 )
             except OSError as problem:
                 logger.error("spool: cannot set %s aside: %s", stored.queue_id, problem)
@@ -551,6 +295,3 @@ def _lock(directory: Path) -> int:
         os.close(fd)
         raise
     return fd
-
-
-__all__ = ["Damage", "Incoming", "Recovery", "Spool", "Stored"]
