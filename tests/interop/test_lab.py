@@ -1,0 +1,190 @@
+"""Hosts of our own: delay and loss on a link, links that go down, and addresses that follow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import lab as lab_module
+import pytest
+import uvloop
+from interop_peers import wait_for
+from lab import Lab, LabError
+
+from gateway.net.egress import Egress
+from gateway.net.netlink import Netlink
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    laboratory = Lab("sender", "gateway", "nexthop")
+    try:
+        laboratory.__enter__()
+    except LabError as error:
+        pytest.skip(f"no lab: {error}")
+    yield laboratory
+    laboratory.__exit__(None, None, None)
+
+
+def serve_echo(server: socket.socket, peers: list[str]) -> threading.Thread:
+    """Notes who connects, and gives back what it reads."""
+
+    def serve() -> None:
+        while True:
+            try:
+                sock, peer = server.accept()
+            except OSError:
+                return
+            peers.append(peer[0])
+            with sock:
+                while data := sock.recv(65536):
+                    sock.sendall(data)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
+
+
+def round_trips(sock: socket.socket, count: int) -> list[float]:
+    times = []
+    for _ in range(count):
+        begun = time.monotonic()
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        times.append(time.monotonic() - begun)
+    return times
+
+
+def test_delay_and_loss_are_real_and_tcp_lives_with_them(lab: Lab) -> None:
+    host, peer = lab["gateway"], lab["nexthop"]
+    with peer.inside():
+        server = socket.create_server((peer.address, 0))
+    serve_echo(server, [])
+    with host.inside():
+        sock = socket.socket()
+    sock.settimeout(30)
+    with server, sock:
+        sock.connect(server.getsockname())
+        round_trips(sock, 1)
+        host.link.shape(delay_s=0.02)
+        round_trips(sock, 1)  # the change has arrived
+        # No upper bound: this host may be busy.  A frame waits 20 ms on each of its two ways.
+        assert min(round_trips(sock, 3)) >= 0.039
+        host.link.shape(delay_s=0.005, loss=0.05)
+        content = os.urandom(300_000)
+        sender = threading.Thread(target=sock.sendall, args=(content,))
+        sender.start()
+        received = bytearray()
+        while len(received) < len(content):
+            received += sock.recv(65536)
+        sender.join()
+        assert received == content
+        host.link.shape()
+        round_trips(sock, 1)
+
+
+def test_hosts_reach_each_other_and_nothing_else(lab: Lab) -> None:
+    script = (
+        "import socket, sys\n"
+        "for address in sys.argv[1:]:\n"
+        "    sock = socket.socket(); sock.settimeout(5)\n"
+        "    print(sock.connect_ex((address, 9)))\n"
+    )
+    status, out, err = lab["sender"].run(
+        [sys.executable, "-c", script, lab["nexthop"].address, "192.0.2.1"]
+    )
+    # ECONNREFUSED from the neighbour, ENETUNREACH for all beyond the switch
+    assert (status, out.split()) == (0, ["111", "101"]), err
+
+
+def test_egress_addresses_follow_their_links(lab: Lab) -> None:
+    host, peer = lab["gateway"], lab["nexthop"]
+    first, second = host.link, host.add_link()
+    with peer.inside():
+        server = socket.create_server((peer.address, 0))
+    peers: list[str] = []
+    serve_echo(server, peers)
+
+    async def connect(egress: Egress, count: int) -> set[str | None]:
+        pool = egress.pool([first.address, second.address])
+        assert pool is not None
+        peers.clear()
+        asked = set()
+        for _ in range(count):
+            source = pool.next(socket.AF_INET)
+            asked.add(source)
+            if source is not None:
+                loop = asyncio.get_running_loop()
+                transport, _ = await loop.create_connection(
+                    asyncio.Protocol, *server.getsockname(), local_addr=(source, 0)
+                )
+                transport.close()
+        while len(peers) < count - (None in asked):
+            await asyncio.sleep(0.01)
+        return asked
+
+    async def settled(egress: Egress, down: set[str]) -> None:
+        for _ in range(500):
+            if egress.down == down:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{down} expected to be down, found {egress.down}")
+
+    async def main() -> None:
+        asker = Netlink()
+        egress = Egress(asker)
+        egress.pool([first.address, second.address])
+        await egress.start()
+        await settled(egress, set())
+        assert await connect(egress, 4) == {first.address, second.address}
+        assert set(peers) == {first.address, second.address}
+        await asyncio.to_thread(second.down)
+        await settled(egress, {second.address})
+        assert await connect(egress, 4) == {first.address}
+        assert set(peers) == {first.address}
+        await asyncio.to_thread(second.up)
+        await settled(egress, set())
+        assert await connect(egress, 4) == {first.address, second.address}
+        await asyncio.to_thread(first.down)
+        await asyncio.to_thread(second.down)
+        await settled(egress, {first.address, second.address})
+        assert await connect(egress, 1) == {None}
+        egress.close()
+        asker.close()
+
+    # The loop, its netlink thread and its sockets all begin inside the host's namespace.
+    with server, host.inside(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_lab_whose_process_died_is_cleared_away(lab: Lab) -> None:
+    script = (
+        "import os, sys; from lab import Lab\n"
+        "lab = Lab('a').__enter__(); child = lab['a'].popen(['sleep', '600'])\n"
+        "print(os.getpid(), child.pid, flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert child.stdout, child.stderr
+    pid, sleeper = child.stdout.split()
+    left = [name for name in os.listdir(lab_module.RUN_DIR) if f"-{pid}-" in name]
+    assert len(left) == 2
+    assert sorted(lab_module.remove_stale()) == sorted(left)
+    assert lab["sender"].namespace in os.listdir(lab_module.RUN_DIR)
+    wait_for(lambda: not Path("/proc", sleeper, "exe").exists(), "the end of the lab's process")
