@@ -29,6 +29,7 @@ SUCCESS = "success"
 DEFAULT_MAX_OCTETS = 50_000  # original returned without being asked: enough to recognise it by
 FULL_MAX_OCTETS = 1_048_576  # RET=FULL: a report must not be what fills the sender's mailbox
 HEADER_MAX_OCTETS = 65_536
+_WIDTH = 74
 _TEXT_MAX = 900  # keeps every line below the 998 octets of RFC 5322 §2.1.1
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -58,12 +59,12 @@ _SUBJECTS = {
 }
 
 _OPENINGS = {
-    FAILURE: "Your message could not be delivered to the recipients named below. No further attempt\n"
-    "will be made for them: this report is the end of it.",
-    DELAY: "Your message has not yet been delivered to the recipients named below. This is only a\n"
-    "warning: you need not send it again. We keep trying, and tell you if we have to give up.",
-    SUCCESS: "You asked to be told about the delivery of your message. It went well for the\n"
-    "recipients named below.",
+    FAILURE: "Your message could not be delivered to the recipients named below. No further"
+    " attempt will be made for them: this report is the end of it.",
+    DELAY: "Your message has not yet been delivered to the recipients named below. This is only"
+    " a warning: you need not send it again. We keep trying, and tell you if we have to give up.",
+    SUCCESS: "You asked to be told about the delivery of your message. It went well for the"
+    " recipients named below.",
 }
 
 # What to do, by subject and detail of the enhanced status (RFC 3463 §3); the subject alone comes last.
@@ -90,6 +91,18 @@ _ADVICE = {
 def _advice(status: str) -> str:
     subject, _, detail = status.partition(".")[2].partition(".")
     return _ADVICE.get(f"{subject}.{detail}") or _ADVICE.get(subject) or _ADVICE[""]
+
+
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    margin = " " * indent
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _clean(text: str) -> str:
@@ -125,32 +138,25 @@ def _human_lines(kind: str, recipient: ReportRecipient) -> list[str]:
         lines.append(f"    The server {_clean(recipient.peer)} could not be used:")
     else:
         lines.append("    The reason:")
-    lines += textwrap.wrap(
-        said or "no reason was given",
-        84,
-        initial_indent=" " * 8,
-        subsequent_indent=" " * 8,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    lines += _wrapped(said or "no reason was given", 8)
     if kind == DELAY:
         if recipient.will_retry_until:
             lines.append(f"    We keep trying until {date_time(recipient.will_retry_until)}.")
     else:
-        lines += textwrap.wrap(
-            _advice(recipient.status), 84, initial_indent=" " * 4, subsequent_indent=" " * 4
-        )
+        lines += _wrapped(_advice(recipient.status), 4)
     return lines
 
 
 def _human_text(
     kind: str, hostname: str, queue_id: str, envelope: Envelope, recipients: Sequence[ReportRecipient]
 ) -> str:
-    lines = [f"This is the mail system of {hostname}.", "", *_OPENINGS[kind].split("\n"), ""]
+    lines = [f"This is the mail system of {hostname}.", "", *_wrapped(_OPENINGS[kind]), ""]
     for recipient in recipients:
         lines += [*_human_lines(kind, recipient), ""]
-    lines.append(f"We received the message on {date_time(envelope.received_at)}; its reference")
-    lines.append(f"with us is {queue_id}. The technical details and the message (or its header) follow.")
+    lines += _wrapped(
+        f"We received the message on {date_time(envelope.received_at)}; its reference with us is"
+        f" {queue_id}. The technical details and the message (or its header) follow."
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -164,7 +170,7 @@ def _address_field(name: str, address_type: str, address: str, utf8: bool) -> st
             address = "".join(
                 f"\\x{{{ord(c):02X}}}" if not " " < c < "\x7f" or c in "\\+=" else c for c in address
             )
-    return f"{name}: {address_type}; {address}"
+    return f"{name}: {address_type}; {address[:_TEXT_MAX]}"
 
 
 def _mta_name(name: str, literal: str) -> str:
@@ -221,7 +227,8 @@ def _status_fields(
             fields.append(f"Last-Attempt-Date: {date_time(recipient.last_attempt_at)}")
         if recipient.action == "delayed" and recipient.will_retry_until:
             fields.append(f"Will-Retry-Until: {date_time(recipient.will_retry_until)}")
-    return "\r\n".join(fields) + "\r\n"
+    text = "\r\n".join(fields) + "\r\n"
+    return text if utf8 else text.encode("ascii", "replace").decode()
 
 
 def _part(content_type: str, encoding: str, octets: bytes) -> bytes:
