@@ -18,7 +18,6 @@ from typing import Protocol
 
 from gateway.config_model import QueueConfig
 from gateway.delivery.agent import DEFERRED, Agent, Body, Job, Listener, Message, Outcome, failed
-from gateway.mail.address import domain_of
 from gateway.queue.backoff import TokenBucket, wait_s
 from gateway.queue.routing import NextHop, Route
 from gateway.queue.timers import Clock, Timer, Timers
@@ -54,7 +53,11 @@ class Task(Job):
         lane: Lane | None,
         attempt: int = 1,
     ) -> None:
-        super().__init__(stored, recipients, read, lane, attempt)
+        self.stored = stored  # not by super(): this runs for every message
+        self.recipients = recipients
+        self.read = read
+        self.lane = lane
+        self.attempt = attempt
         self.state = READY
         self.siblings: list[Task] | None = None  # all tasks of the message, when it has several
         self.timer: Timer | None = None  # when DEFERRED_TASK
@@ -270,6 +273,7 @@ class Lane:
         self._groups: dict[str, _Group] = {}
         self._ring: deque[_Group] = deque()
         self._pumping = False
+        self._stalled = False  # nothing can be submitted until somebody calls pump()
         self._wake: Timer | None = None
 
     @property
@@ -294,7 +298,7 @@ class Lane:
             self._urgent.append(task)
         else:
             self._join_group(task)
-        if self.ready == 1 or self._wake is None:
+        if not self._stalled:
             self.pump()
 
     def take_out(self, task: Task, state: int) -> None:
@@ -338,15 +342,18 @@ class Lane:
         if self._pumping or self.paused:
             return
         self._pumping = True
+        self._stalled = False
         try:
             while self.ready:
                 hop = self._find_hop()
                 if hop is None:
+                    self._stalled = True
                     self._sleep_until_probe()
                     break
                 if self._rate is not None:
                     wait = self._rate.take(self.clock.monotonic())
                     if wait > 0.0:
+                        self._stalled = True
                         self._sleep(wait)
                         break
                 self._submit(hop, self._next())
@@ -434,7 +441,7 @@ class Lane:
             key = ""  # what was deferred takes one turn in a round beside new mail
         else:
             client = envelope.client_address.rpartition(":")[0]
-            key = f"{client} {domain_of(envelope.reverse_path)}"
+            key = f"{client} {envelope.reverse_path.rpartition('@')[2]}"
         group = self._groups.get(key)
         if group is None:
             if len(self._groups) >= GROUPS_MAX:
