@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import lab as lab_module
 import pytest
 import uvloop
 from interop_peers import wait_for
-from lab import Lab, LabError
+from lab import Host, Lab, LabError
 
 from gateway.net.egress import Egress
 from gateway.net.netlink import Netlink
@@ -36,8 +37,12 @@ def lab() -> Iterator[Lab]:
     laboratory.__exit__(None, None, None)
 
 
-def serve_echo(server: socket.socket, peers: list[str]) -> threading.Thread:
-    """Notes who connects, and gives back what it reads."""
+@contextlib.contextmanager
+def echo_server(host: Host) -> Iterator[tuple[tuple[str, int], list[str]]]:
+    """(address, who connected): a server on the host that gives back what it reads."""
+    peers: list[str] = []
+    with host.inside():
+        server = socket.create_server((host.address, 0))
 
     def serve() -> None:
         while True:
@@ -50,9 +55,12 @@ def serve_echo(server: socket.socket, peers: list[str]) -> threading.Thread:
                 while data := sock.recv(65536):
                     sock.sendall(data)
 
-    thread = threading.Thread(target=serve, daemon=True)
+    thread = threading.Thread(target=serve)
     thread.start()
-    return thread
+    with server:
+        yield server.getsockname(), peers
+        server.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        thread.join()
 
 
 def round_trips(sock: socket.socket, count: int) -> list[float]:
@@ -67,14 +75,11 @@ def round_trips(sock: socket.socket, count: int) -> list[float]:
 
 def test_delay_and_loss_are_real_and_tcp_lives_with_them(lab: Lab) -> None:
     host, peer = lab["gateway"], lab["nexthop"]
-    with peer.inside():
-        server = socket.create_server((peer.address, 0))
-    serve_echo(server, [])
     with host.inside():
         sock = socket.socket()
     sock.settimeout(30)
-    with server, sock:
-        sock.connect(server.getsockname())
+    with echo_server(peer) as (address, _), sock:
+        sock.connect(address)
         round_trips(sock, 1)
         host.link.shape(delay_s=0.02)
         round_trips(sock, 1)  # the change has arrived
@@ -110,12 +115,8 @@ def test_hosts_reach_each_other_and_nothing_else(lab: Lab) -> None:
 def test_egress_addresses_follow_their_links(lab: Lab) -> None:
     host, peer = lab["gateway"], lab["nexthop"]
     first, second = host.link, host.add_link()
-    with peer.inside():
-        server = socket.create_server((peer.address, 0))
-    peers: list[str] = []
-    serve_echo(server, peers)
 
-    async def connect(egress: Egress, count: int) -> set[str | None]:
+    async def connect(egress: Egress, address: tuple[str, int], count: int) -> set[str | None]:
         pool = egress.pool([first.address, second.address])
         assert pool is not None
         peers.clear()
@@ -126,7 +127,7 @@ def test_egress_addresses_follow_their_links(lab: Lab) -> None:
             if source is not None:
                 loop = asyncio.get_running_loop()
                 transport, _ = await loop.create_connection(
-                    asyncio.Protocol, *server.getsockname(), local_addr=(source, 0)
+                    asyncio.Protocol, *address, local_addr=(source, 0)
                 )
                 transport.close()
         while len(peers) < count - (None in asked):
@@ -140,37 +141,41 @@ def test_egress_addresses_follow_their_links(lab: Lab) -> None:
             await asyncio.sleep(0.01)
         raise AssertionError(f"{down} expected to be down, found {egress.down}")
 
-    async def main() -> None:
+    async def main(address: tuple[str, int]) -> None:
         asker = Netlink()
         egress = Egress(asker)
         egress.pool([first.address, second.address])
         await egress.start()
         await settled(egress, set())
-        assert await connect(egress, 4) == {first.address, second.address}
+        assert await connect(egress, address, 4) == {first.address, second.address}
         assert set(peers) == {first.address, second.address}
         await asyncio.to_thread(second.down)
         await settled(egress, {second.address})
-        assert await connect(egress, 4) == {first.address}
+        assert await connect(egress, address, 4) == {first.address}
         assert set(peers) == {first.address}
         await asyncio.to_thread(second.up)
         await settled(egress, set())
-        assert await connect(egress, 4) == {first.address, second.address}
+        assert await connect(egress, address, 4) == {first.address, second.address}
         await asyncio.to_thread(first.down)
         await asyncio.to_thread(second.down)
         await settled(egress, {first.address, second.address})
-        assert await connect(egress, 1) == {None}
+        assert await connect(egress, address, 1) == {None}
         egress.close()
         asker.close()
 
     # The loop, its netlink thread and its sockets all begin inside the host's namespace.
-    with server, host.inside(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(main(), 60))
+    with (
+        echo_server(peer) as (address, peers),
+        host.inside(),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(asyncio.wait_for(main(address), 60))
 
 
 def test_a_lab_whose_process_died_is_cleared_away(lab: Lab) -> None:
     script = (
         "import os, sys; from lab import Lab\n"
-        "lab = Lab('a').__enter__(); child = lab['a'].popen(['sleep', '600'])\n"
+        "lab = Lab('a').__enter__(); child = lab['a'].popen(['sleep', '600'], stdout=-3)\n"
         "print(os.getpid(), child.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )
     child = subprocess.run(
