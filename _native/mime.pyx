@@ -317,34 +317,44 @@ cdef class MimeScanner:
 
     cdef void _end_header(self, int64_t header_end, int64_t body_start, mime_counts counts) noexcept nogil:
         # The current part's header is complete; counts are those at body_start.
-        cdef part_t *part = &self._parts[self._current]
         cdef boundary_t boundary
+        self._read_header(header_end, body_start, counts, &boundary)
+        self._mode = MODE_LINES if self._boundary_count else MODE_PLAIN
+        if boundary.length:
+            if self._parts[self._current].depth + 1 < self._max_depth:
+                self._push_boundary(&boundary)
+            else:
+                self.limited = True
+        elif self._holds_message():
+            self._open_part(self._current, body_start, counts.high)
+
+    cdef void _read_header(
+        self, int64_t header_end, int64_t body_start, mime_counts counts, boundary_t *boundary
+    ) noexcept nogil:
+        cdef part_t *part = &self._parts[self._current]
         part.header_end = header_end
         part.body_start = body_start
         part.header_high = counts.high - part.header_high
         part.body_lf = counts.lf
         part.body_high = counts.high
         boundary.length = 0
-        self._read_type(part, &boundary)
+        self._read_type(part, boundary)
+        part.digest = part.type_length == 16 and memcmp(part.media_type, b"multipart/digest", 16) == 0
         if part.field_start[FIELD_ENCODING] >= 0:
             part.encoding = encoding_of(self._encoding_value, self._encoding_length)
-        self._mode = MODE_LINES if self._boundary_count else MODE_PLAIN
-        if part.type_length > 10 and memcmp(part.media_type, b"multipart/", 10) == 0:
-            part.digest = part.type_length == 16 and memcmp(part.media_type + 10, b"digest", 6) == 0
-            if boundary.length:
-                if part.depth + 1 < self._max_depth:
-                    self._push_boundary(&boundary)
-                else:
-                    self.limited = True
-        elif part.encoding <= 2 and (
-            # RFC 2046 §5.2.1 allows message/rfc822 the identity encodings only; RFC 6532 §3.7 message/global
-            (part.type_length == 14 and memcmp(part.media_type, b"message/rfc822", 14) == 0)
-            or (part.type_length == 14 and memcmp(part.media_type, b"message/global", 14) == 0)
+
+    cdef bint _holds_message(self) noexcept nogil:
+        # True when the current part's body is a message that we go into: message/rfc822 with one of the encodings
+        # that RFC 2046 §5.2.1 allows it, or message/global (RFC 6532 §3.7).
+        cdef part_t *part = &self._parts[self._current]
+        if part.encoding > 2 or part.type_length != 14 or (
+            memcmp(part.media_type, b"message/rfc822", 14) != 0 and memcmp(part.media_type, b"message/global", 14) != 0
         ):
-            if part.depth + 1 < self._max_depth and self._part_count < self._max_parts:
-                self._open_part(self._current, body_start, counts.high)
-            else:
-                self.limited = True
+            return False
+        if part.depth + 1 >= self._max_depth or self._part_count >= self._max_parts:
+            self.limited = True
+            return False
+        return True
 
     cdef void _push_boundary(self, boundary_t *boundary) noexcept nogil:
         cdef boundary_t *grown
@@ -366,26 +376,25 @@ cdef class MimeScanner:
         # Ends the current part and those around it, up to but without `keep`.  counts are those at `end`; the
         # end_octets before `end` belong to the delimiter (RFC 2046 §5.1.1), not to the bodies.
         cdef part_t *part
+        cdef boundary_t unused
         cdef int64_t trimmed = end - end_octets
-        while self._current != keep:
-            part = &self._parts[self._current]
-            part.header_start = min(part.header_start, trimmed)
-            if part.body_start < 0:
+        while self._current != keep and not self._failed:
+            if self._parts[self._current].body_start < 0:
                 # the delimiter or the end came before the empty line
-                part.header_end = part.body_start = part.body_end = trimmed
-                part.header_high = counts.high - part.header_high
-                part.body_lf = part.body_high = 0
-                self._read_type(part, NULL)
-                if part.field_start[FIELD_ENCODING] >= 0:
-                    part.encoding = encoding_of(self._encoding_value, self._encoding_length)
-            else:
-                part.header_end = min(part.header_end, trimmed)
-                part.body_start = min(part.body_start, trimmed)  # nothing but the line end between
-                part.body_end = trimmed
-                part.body_lf = counts.lf - part.body_lf
-                if end_octets and part.body_lf:
-                    part.body_lf -= 1
-                part.body_high = counts.high - part.body_high
+                self._read_header(trimmed, trimmed, counts, &unused)
+                if self._holds_message():
+                    self._open_part(self._current, trimmed, counts.high)
+                    continue
+            part = &self._parts[self._current]
+            # when nothing but the line end is left, it is the delimiter's
+            part.header_start = min(part.header_start, trimmed)
+            part.header_end = min(part.header_end, trimmed)
+            part.body_start = min(part.body_start, trimmed)
+            part.body_end = trimmed
+            part.body_lf = counts.lf - part.body_lf
+            if end_octets and part.body_lf:
+                part.body_lf -= 1
+            part.body_high = counts.high - part.body_high
             self._current = part.parent
 
     cdef void _read_type(self, part_t *part, boundary_t *boundary) noexcept nogil:
@@ -423,7 +432,7 @@ cdef class MimeScanner:
                 part.type_length = 10
             return
         part.type_length = length
-        if boundary != NULL and length > 10 and memcmp(part.media_type, b"multipart/", 10) == 0:
+        if length > 10 and memcmp(part.media_type, b"multipart/", 10) == 0:
             self._read_boundary(boundary, i)
 
     cdef void _read_boundary(self, boundary_t *boundary, Py_ssize_t i) noexcept nogil:

@@ -157,9 +157,12 @@ class Model:
             boundary = boundary_of(value(b"content-type") or b"")
             if boundary:
                 self.split(index, boundary, media_type == b"multipart/digest")
-        elif media_type in (b"message/rfc822", b"message/global") and part.encoding <= 2:
-            if len(self.parts) < self.max_parts:
-                self.parse(body_start, end, index, b"text/plain")
+        elif (
+            media_type in (b"message/rfc822", b"message/global")
+            and part.encoding <= 2
+            and len(self.parts) < self.max_parts
+        ):
+            self.parse(body_start, end, index, b"text/plain")
 
     def split(self, index: int, boundary: bytes, digest: bool) -> None:
         part = self.parts[index]
