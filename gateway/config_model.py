@@ -264,6 +264,15 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
             "relay_from",
         ),
     ] = 0.0
+    memory_octets: Annotated[
+        int,
+        _count(
+            4 * MIB,
+            2**40,
+            "mail data being received that a worker holds in memory; above it content goes to disk "
+            "in small pieces, new mail gets 452 and new connections 421",
+        ),
+    ] = 256 * MIB
     backlog: Annotated[
         int,
         _count(
@@ -620,7 +629,7 @@ class Config(_Section, frozen=True, kw_only=True):
     state_dir: Annotated[Path, _text("spool, history, control sockets and store")] = Path(
         "/var/lib/gateway"
     )
-    workers: Annotated[int, _count(0, 512, "processes; 0: one for each CPU we may use")] = 0
+    workers: Annotated[int, _count(0, 256, "processes; 0: one for each CPU we may use")] = 0
     user: Annotated[str, _text("account the workers run as when started by root; empty: stay")] = ""
     group: Annotated[str, _text("its group; empty: the account's own")] = ""
     drain_s: Annotated[

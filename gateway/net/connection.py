@@ -116,6 +116,10 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     @property
+    def handler(self) -> Handler:
+        return self._handler
+
+    @property
     def write_buffer_octets(self) -> int:
         return self.transport.get_write_buffer_size()
 

@@ -228,18 +228,18 @@ class SmtpServerMachine:
                 if event is not None:
                     return event
             elif mode == _DATA:
-                if self._pos >= len(self._data):
-                    return None
                 decoder = self.decoder
-                self._pos = decoder.feed(self._data, self._pos)
+                if not decoder.finished:
+                    if self._pos >= len(self._data):
+                        return None
+                    self._pos = decoder.feed(self._data, self._pos)
+                # The last chunk, full or not, is left for END_OF_DATA.
+                if decoder.pending_octets > self.settings.chunk_octets:
+                    return (CONTENT, decoder.take(), None)
                 if decoder.finished:
                     self._mode = _COMMAND
                     self._pending = END_OF_DATA
                     return _END_OF_DATA_EVENT
-                if decoder.pending_octets >= self.settings.chunk_octets:
-                    chunk = decoder.take()
-                    if chunk is not None:
-                        return (CONTENT, chunk, None)
             elif mode == _BDAT:
                 event = self._read_bdat()
                 if event is not None or self._mode == _BDAT:
@@ -513,12 +513,10 @@ class SmtpServerMachine:
             before = self._pos
             self._pos = decoder.feed_chunk(self._data, before, self._bdat_left)
             self._bdat_left -= self._pos - before
-            if decoder.pending_octets >= self.settings.chunk_octets:
-                chunk = decoder.take()
-                if chunk is not None:
-                    return (CONTENT, chunk, None)
-            if self._bdat_left:
-                return None
+        if decoder.pending_octets > self.settings.chunk_octets:
+            return (CONTENT, decoder.take(), None)
+        if self._bdat_left:
+            return None
         self._mode = _COMMAND
         if self._bdat_last:
             decoder.finish_chunks()

@@ -1,0 +1,72 @@
+"""Which agent serves which next hop.
+
+    Owns      AgentFactory
+    Flow      Lane → make(route, next_hop, listener) → an Agent of delivery/
+    Limits    each agent's own; see its module
+    Errors    ValueError for a next hop without an agent (the configuration refuses those)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.config_model import Config
+from gateway.delivery.agent import Agent, Listener
+from gateway.delivery.smtp import SmtpAgent
+from gateway.delivery.smtp_connection import SmtpSettings
+from gateway.net.connection import DeadlineSweep
+from gateway.net.dns import Resolver
+from gateway.net.egress import Egress
+from gateway.net.tls import TlsContexts
+from gateway.queue.routing import NextHop, Route
+
+if TYPE_CHECKING:
+    from gateway.delivery.http import HttpSession
+
+
+class AgentFactory:
+    """Makes agents for the lanes of one worker; what they share is here."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        sweep: DeadlineSweep,
+        resolver: Resolver,
+        contexts: TlsContexts,
+        egress: Egress,
+    ) -> None:
+        self._config = config
+        self._sweep = sweep
+        self._resolver = resolver
+        self._contexts = contexts
+        self._egress = egress
+        self._http: HttpSession | None = None
+
+    def reload(self, config: Config) -> None:
+        """Agents made from now on follow the new configuration."""
+        self._config = config
+
+    def make(self, route: Route, next_hop: NextHop, listener: Listener) -> Agent:
+        """The agent for one next hop of one lane."""
+        scheme = next_hop.scheme
+        if scheme in ("smtp", "smtps", "lmtp", "lmtp+unix"):
+            return SmtpAgent(next_hop, self._smtp_settings(route), listener)
+        raise ValueError(f"{next_hop.url}: no agent serves this next hop")
+
+    def _smtp_settings(self, route: Route) -> SmtpSettings:
+        config = self._config
+        pool = self._egress.pool(route.config.source_addresses)
+        return SmtpSettings(
+            hostname=config.hostname,
+            sweep=self._sweep,
+            resolve=self._resolver.resolve,
+            config=route.delivery,
+            tls=route.config.tls,
+            tls_name=route.config.tls_name,
+            tls_ca_file=str(config.tls.ca_file or ""),
+            contexts=self._contexts,
+            source_address=pool.next if pool is not None else None,
+            messages_per_connection=route.messages_per_connection,
+            xclient=route.config.xclient,
+        )

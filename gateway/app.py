@@ -1,0 +1,350 @@
+"""One worker: every object it is made of, in the order in which it is built and taken down.  Read this first.
+
+    Owns      run_worker(), Worker
+    Flow      supervisor forks → run_worker() → recover the spool → open the doors → serve → drain → exit
+    Files     everything below state_dir: spool/, history.py, control.py
+    Errors    what prevents a start is logged and ends the process with status 1; the supervisor tries again later
+    Blocking  recovery reads the whole log before the first connection is accepted
+    Security  runs with the privileges the supervisor left it; opens no port of its own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable
+
+import uvloop
+
+from gateway.agents import AgentFactory
+from gateway.config_model import Config
+from gateway.control import ControlServer, ask_siblings
+from gateway.doors import Doors
+from gateway.history import History
+from gateway.log import Log, bridge_logging, wants_text
+from gateway.log_sink import Sink
+from gateway.metrics import Meter, Sample, render
+from gateway.net.connection import DeadlineSweep
+from gateway.net.dns import Resolver
+from gateway.net.egress import Egress
+from gateway.net.netlink import Netlink, QueuePoll
+from gateway.net.tls import ServerOptions, TlsContexts
+from gateway.queue.operations import Operations
+from gateway.queue.routing import Router
+from gateway.queue.scheduler import Scheduler
+from gateway.queue.timers import LoopClock
+from gateway.server.smtp import SmtpSession
+from gateway.spool.errors import SpoolError
+from gateway.spool.spool import Spool
+from gateway.worker_link import KeyMaterial, Reload, Sockets, WorkerContext
+
+logger = logging.getLogger(__name__)
+
+LAG_INTERVAL_S = 0.1  # how often the loop's punctuality is measured
+DRAIN_POLL_S = 0.05
+# The objects of a message live for milliseconds and die by reference count; the collector only has cycles of dead
+# connections to find.  With Python's own thresholds it took 7 % of the time and 20 ms pauses on a long queue.
+GC_THRESHOLDS = (50_000, 20, 100)
+
+
+class Worker:
+    """Everything one worker process runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: Sockets,
+        *,
+        index: int = 0,
+        keys: KeyMaterial | None = None,
+        log: Log | None = None,
+        history: History | None = None,
+        orphans: Iterable[int] = (),
+        restarts: int = 0,
+    ) -> None:
+        """keys, log, history: the supervisor's; without one the worker makes its own (tests, embedding)."""
+        self.config = config
+        self.index = index
+        self.keys = keys or KeyMaterial.read(config)
+        self.history = history or open_history(config, index)
+        self.log = log or open_log(config, index, self.history)
+        self.meter = Meter(index)
+        self.metrics = self.meter.metrics
+        self.meter.add_source(self._samples)
+        self.loop_lag_s = 0.0
+        self._sockets = sockets
+        self._orphans = tuple(orphans)
+        self._restarts = restarts
+        self._started_at = time.time()
+        self._lag_timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Recover, then open the doors.  Raises OSError or SpoolError."""
+        config = self.config
+        loop = asyncio.get_running_loop()
+        self.log.attach(loop)
+        bridge_logging(self.log)
+        self.sweep = DeadlineSweep()
+        self.resolver = Resolver(timeout_s=config.dns.timeout_s, cache_max=config.dns.cache_max)
+        self.netlink = Netlink()
+        self.egress = Egress(self.netlink)
+        self.tls = TlsContexts(
+            self.keys.default,
+            self.keys.sni,
+            ServerOptions(minimum_version=config.tls.min_version.removeprefix("TLSv")),
+        )
+        self._recover(loop)
+        self.doors = Doors(self)
+        await self.doors.open(self._sockets)
+        await self.egress.start()
+        self.queue_poll = QueuePoll(self.netlink, self.doors.sockets)
+        self.queue_poll.start()
+        self.control = ControlServer(config.control_dir, self.index, self.log)
+        self._register_control()
+        config.control_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        await self.control.start()
+        self.sweep.start()
+        self._measure_lag(time.monotonic())
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        self.log.event("worker_ready", restarts=self._restarts, messages=len(self.scheduler.tasks))
+
+    def _recover(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The spool's messages come back to the queue before anybody can add to it."""
+        config = self.config
+        self.spool = Spool(
+            config.spool_dir, worker=self.index, settings=config.spool, on_health=self._on_spool_health
+        )
+        recovery = self.spool.recover()
+        messages = list(recovery.messages)
+        for damage in recovery.damaged:
+            self.log.error("spool_damaged", detail=str(damage))
+        for orphan in self._orphans:
+            adopted = self.spool.adopt(orphan)
+            messages += adopted.messages
+            for damage in adopted.damaged:
+                self.log.error("spool_damaged", detail=str(damage))
+        self.spool.attach(loop)
+        self.agents = AgentFactory(
+            config, sweep=self.sweep, resolver=self.resolver, contexts=self.tls, egress=self.egress
+        )
+        self.scheduler = Scheduler(
+            hostname=config.hostname,
+            config=config.queue,
+            router=Router(config.route, config.delivery, config.hostname),
+            spool=self.spool,
+            make_agent=self.agents.make,
+            log=self.log,
+            metrics=self.metrics,
+            clock=LoopClock(loop),
+            workers=config.worker_count,
+        )
+        if messages:
+            self.log.event("recovered", messages=len(messages))
+        self.scheduler.recover(messages)
+
+    # -- changes while it runs ---------------------------------------------------------------------------------------
+
+    def reload(self, reload: Reload) -> str | None:
+        """New configuration, certificates and sockets; sessions that stand go on as they began.
+
+        Returns why it failed; the old configuration is then still in use.
+        """
+        error = self.tls.reload(reload.keys.default, reload.keys.sni)
+        if error is not None:
+            return str(error)
+        self.config = reload.config
+        self.keys = reload.keys
+        self.agents.reload(reload.config)
+        self.scheduler.reload(
+            reload.config.queue,
+            Router(reload.config.route, reload.config.delivery, reload.config.hostname),
+        )
+        self.doors.reload(reload.sockets)
+        self.log.event("reloaded")
+        return None
+
+    async def stop(self) -> None:
+        """Close the doors, let sessions and deliveries finish within drain_s, write everything, go."""
+        end = time.monotonic() + self.config.drain_s
+        self.log.event("draining", sessions=self.metrics.sessions_open)
+        self.doors.close()
+        while True:
+            sessions = self._sessions()
+            busy = sum(1 for session in sessions if not session.drain())
+            if not busy or time.monotonic() >= end:
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
+        await self.scheduler.close(max(0.0, end - time.monotonic()))
+        await self.doors.close_http()
+        await self.control.close()
+        for connection in list(self.sweep.connections):
+            connection.close()
+        await asyncio.sleep(0)  # what was closed may still write its last reply
+        self.sweep.stop()
+        self.queue_poll.close()
+        self.egress.close()
+        self.netlink.close()
+        if self._lag_timer is not None:
+            self._lag_timer.cancel()
+        self.spool.close()
+        self.log.event("worker_stopped")
+        self.log.close()
+        self.history.close()
+
+    def _sessions(self) -> list[SmtpSession]:
+        return [c.handler for c in self.sweep.connections if isinstance(c.handler, SmtpSession)]
+
+    # -- what it tells of itself -------------------------------------------------------------------------------------
+
+    def unhealthy(self) -> list[str]:
+        """Why this worker should get no mail now; empty when all is well."""
+        reasons = []
+        if self.spool.health is not None:
+            reasons.append(f"spool: {self.spool.health}")
+        if self.doors.gate.draining:
+            reasons.append("shutting down")
+        if self.doors.overload.reason:
+            reasons.append(f"overload: {self.doors.overload.reason}")
+        return reasons
+
+    async def metrics_text(self) -> bytes:
+        """/metrics for the whole gateway, whichever worker was asked."""
+        siblings = await ask_siblings(self.config.control_dir, "metrics", skip=self.index)
+        return render([self.meter.snapshot(), *siblings])
+
+    def _samples(self) -> list[Sample]:
+        spool = self.spool
+        samples = [
+            Sample("gateway_queue_messages", "gauge", "Messages in the spool", {}, spool.count),
+            Sample("gateway_spool_free_octets", "gauge", "Room for mail", {}, spool.free_octets),
+            Sample("gateway_spool_healthy", "gauge", "1: mail is taken", {}, float(spool.health is None)),
+            Sample("gateway_worker_restarts_total", "counter", "Restarts", {}, self._restarts),
+            Sample("gateway_memory_octets", "gauge", "Mail data in memory", {}, self.doors.memory.octets),
+            Sample("gateway_shed_total", "counter", "421 under overload", {}, self.doors.overload.shed_total),
+        ]
+        for address, queue in self.doors.accept_queues(self.queue_poll.queues):
+            labels = {"listener": address}
+            samples.append(
+                Sample("gateway_accept_queue", "gauge", "Connections that wait", labels, queue.depth)
+            )
+            if queue.drops is not None:
+                samples.append(
+                    Sample("gateway_accept_drops_total", "counter", "Dropped", labels, queue.drops)
+                )
+        for lane in self.scheduler.lanes:
+            labels = {"next_hop": lane.name}
+            samples.append(Sample("gateway_lane_ready", "gauge", "Waiting to be sent", labels, lane.ready))
+            samples.append(Sample("gateway_lane_running", "gauge", "Being sent", labels, lane.running))
+        for pair in self.tls.pairs():
+            labels = {"file": pair.certificate_file}
+            expires = pair.expires_at / 1e9
+            samples.append(
+                Sample("gateway_certificate_expires_seconds", "gauge", "Unix time", labels, expires)
+            )
+        return samples
+
+    def _register_control(self) -> None:
+        register = self.control.register
+        register("metrics", self.meter.snapshot)
+        register("top", self._top)
+        register("health", self.unhealthy)
+        operations = Operations(self.scheduler)
+        for name in ("show", "hold", "release", "retry", "expire", "delete", "reroute", "stats", "ages"):
+            register(f"queue.{name}", getattr(operations, name))
+        register("queue.list", operations.messages)
+
+    def _top(self) -> dict[str, object]:
+        """One sample of everything that `gateway top` shows."""
+        return {
+            "at": time.time(),
+            "started_at": self._started_at,
+            "restarts": self._restarts,
+            "unhealthy": self.unhealthy(),
+            "metrics": self.meter.snapshot(),
+            "loop_lag_s": self.loop_lag_s,
+            "queue": {"messages": self.spool.count},
+        }
+
+    def _on_spool_health(self, reason: str | None) -> None:
+        if hasattr(self, "scheduler"):
+            self.scheduler.on_spool_health(reason)
+
+    def _measure_lag(self, due: float) -> None:
+        now = time.monotonic()
+        self.loop_lag_s = max(0.0, now - due)
+        self.metrics.loop_lag_seconds.observe(self.loop_lag_s)
+        self.metrics.log_lost_lines_total = self.log.lost_lines
+        self._lag_timer = asyncio.get_running_loop().call_later(
+            LAG_INTERVAL_S, self._measure_lag, now + LAG_INTERVAL_S
+        )
+
+
+def open_history(config: Config, index: int) -> History:
+    config.history_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    trace = config.trace
+    return History(
+        config.history_dir,
+        index,
+        file_octets=trace.file_octets,
+        keep_s=trace.keep_s,
+        keep_octets=trace.keep_octets,
+    )
+
+
+def open_log(config: Config, index: int, history: History) -> Log:
+    """A log of the worker's own, for a worker without a supervisor."""
+    fd = sys.stdout.fileno()
+    if config.log.file is not None:
+        fd = os.open(config.log.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    return Log(
+        Sink(fd, backlog_octets=config.log.backlog_octets, own=config.log.file is not None),
+        worker=index,
+        level=config.log.level,
+        text=wants_text(config.log.format, fd),
+        flush_s=config.log.flush_s,
+        history=history.write if config.trace.enabled else None,
+    )
+
+
+def run_worker(context: WorkerContext) -> int:
+    """The whole life of a worker process; its exit status."""
+    history = open_history(context.config, context.index)
+    log = context.open_log(history.write if context.config.trace.enabled else None)
+    try:
+        uvloop.run(_serve(context, log, history))
+    except (OSError, SpoolError) as error:
+        log.error("worker_failed", error=str(error))
+        log.close()
+        return 1
+    return 0
+
+
+async def _serve(context: WorkerContext, log: Log, history: History) -> None:
+    worker = Worker(
+        context.config,
+        context.sockets,
+        index=context.index,
+        keys=context.keys,
+        log=log,
+        history=history,
+        orphans=context.orphans,
+        restarts=context.restarts,
+    )
+    stop = asyncio.Event()
+    context.link.attach(
+        asyncio.get_running_loop(),
+        on_reload=worker.reload,
+        on_stop=stop.set,
+        on_reopen=log.reopen,
+    )
+    await worker.start()
+    context.link.report("ready")
+    await stop.wait()
+    await worker.stop()
+

@@ -1,0 +1,217 @@
+"""The listeners of a worker and what their sessions share: built from the configuration, rebuilt by a reload.
+
+    Owns      Doors
+    Flow      Doors.open → a service for each [[listen]] → Listener → SmtpSession
+    Limits    gate, overload and memory are one for all listeners of the worker
+    Errors    OSError when a socket cannot listen
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from gateway.config_model import Config, ListenConfig
+from gateway.mail.reply import Reply
+from gateway.net.listener import Listener
+from gateway.net.netlink import AcceptQueue, fullness
+from gateway.policy.access import Access
+from gateway.policy.gate import Gate
+from gateway.policy.overload import THRESHOLDS, Gauges, Overload
+from gateway.protocol.smtp_server import Settings
+from gateway.server.http import HttpService
+from gateway.server.service import Memory, SmtpService
+from gateway.server.smtp import SmtpSession
+
+if TYPE_CHECKING:
+    from gateway.app import Worker
+    from gateway.worker_link import Sockets
+
+
+class Doors:
+    """All listeners of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        limits = worker.config.limits
+        self.memory = Memory(limits.memory_octets)
+        self.overload = Overload(self._gauges, THRESHOLDS._replace(accept_queue=limits.shed_backlog))
+        self.gate = Gate(
+            sessions_max=limits.sessions,
+            sessions_per_client_max=limits.sessions_per_client,
+            overloaded=self.overload.check,
+        )
+        self._listeners: dict[int, Listener] = {}  # by the socket's descriptor
+        self._services: dict[int, SmtpService] = {}
+        self._http: dict[int, HttpService] = {}
+        self._addresses: dict[int, str] = {}
+        self._session_ids = session_ids(worker.index)
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def open(self, sockets: Sockets) -> None:
+        """Listen on every socket of every [[listen]]."""
+        for index, listen in enumerate(self._worker.config.listen):
+            for sock in sockets.get(index, ()):
+                await self._open(sock, listen)
+
+    async def _open(self, sock: socket.socket, listen: ListenConfig) -> None:
+        worker, fd = self._worker, sock.fileno()
+        backlog = worker.config.limits.backlog
+        tls = worker.tls.server if listen.tls == "implicit" else None
+        self._addresses[fd] = str(listen.address)
+        if listen.service == "http":
+            self._http[fd] = HttpService(
+                sock,
+                metrics=worker.metrics_text,
+                health=worker.unhealthy,
+                allows=lambda ip: ip in self._worker.config.metrics.allow_from,
+                tls=tls,
+            )
+            await self._http[fd].start()
+            return
+        self._services[fd] = self._service(listen)
+        trusted = listen.proxy_protocol
+        self._listeners[fd] = Listener(
+            sock,
+            lambda client, ip: SmtpSession(self._services[fd], client, ip),
+            worker.sweep,
+            backlog=backlog,
+            tls=tls,
+            tls_handshake_s=worker.config.limits.tls_handshake_s,
+            trusts_proxy=trusted.__contains__ if trusted else None,
+        )
+        await self._listeners[fd].start()
+
+    def _service(self, listen: ListenConfig) -> SmtpService:
+        worker = self._worker
+        config = worker.config
+        limits = config.limits
+        inline = listen.durability == "inline"
+        lmtp = listen.service == "lmtp"
+        settings = Settings(
+            hostname=config.hostname,
+            lmtp=lmtp,
+            starttls=listen.tls == "starttls",
+            xclient=bool(listen.xclient_from),
+            max_message_octets=listen.max_message_octets or limits.message_octets,
+            line_octets=limits.command_octets,
+            # SMTP has one reply for all recipients: with "inline" they might fare differently (LMTP has one each).
+            recipients_max=1 if inline and not lmtp else limits.recipients,
+            transactions_max=limits.transactions,
+            junk_commands_max=limits.junk_commands,
+            normalize=listen.bare_newline == "normalize",
+            chunk_octets=config.spool.chunk_octets,
+        )
+        return SmtpService(
+            hostname=config.hostname,
+            greeting=Reply(220, "", f"{config.hostname} {'LMTP' if lmtp else 'ESMTP'}"),
+            settings=settings,
+            limits=limits,
+            access=self._access(config),
+            gate=self.gate,
+            spool=worker.spool,
+            enqueue=worker.scheduler.enqueue,
+            inline=worker.scheduler.deliver_inline if inline else None,
+            durability=listen.durability,
+            log=worker.log,
+            metrics=worker.metrics,
+            session_ids=self._session_ids,
+            tls=worker.tls,
+            greeting_delay_s=limits.greeting_delay_s,
+            xclient_from=listen.xclient_from,
+            reject_bare=listen.bare_newline == "reject",
+            memory=self.memory,
+        )
+
+    def _access(self, config: Config) -> Access:
+        router = self._worker.scheduler.router
+        return Access(
+            relay_from=config.access.relay_from,
+            route_for=router.route_for,
+            names_domain=router.names_domain,
+            postmaster=postmaster_of(config, router.names_domain),
+        )
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def reload(self, sockets: Sockets) -> None:
+        """Close what is no longer listed, open what is new; new sessions get the new configuration."""
+        config = self._worker.config
+        limits = config.limits
+        self.memory.limit_octets = limits.memory_octets
+        self.overload.thresholds = THRESHOLDS._replace(accept_queue=limits.shed_backlog)
+        self.gate.sessions_max = limits.sessions
+        self.gate.sessions_per_client_max = limits.sessions_per_client
+        wanted = {
+            sock.fileno(): (sock, listen)
+            for index, listen in enumerate(config.listen)
+            for sock in sockets.get(index, ())
+        }
+        for fd in [fd for fd in self._addresses if fd not in wanted]:
+            self._close(fd)
+        for fd, (sock, listen) in wanted.items():
+            if fd in self._listeners:
+                self._services[fd] = self._service(listen)
+            elif fd not in self._http:
+                self._later(self._open(sock, listen))
+
+    def _close(self, fd: int) -> None:
+        del self._addresses[fd]
+        listener = self._listeners.pop(fd, None)
+        if listener is not None:
+            listener.close()
+        http = self._http.pop(fd, None)
+        if http is not None:
+            self._later(http.close())
+
+    def _later(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def close(self) -> None:
+        """No new sessions; http stays until the end, so that /healthz can say that we are leaving."""
+        self.gate.draining = True
+        for listener in self._listeners.values():
+            listener.close()
+
+    async def close_http(self) -> None:
+        for http in self._http.values():
+            await http.close()
+
+    # -- gauges ------------------------------------------------------------------------------------------------------
+
+    def sockets(self) -> list[socket.socket]:
+        """Those that listen for mail now."""
+        return [listener.sock for listener in self._listeners.values() if listener.sock.fileno() >= 0]
+
+    def accept_queues(self, queues: dict[int, AcceptQueue]) -> Iterator[tuple[str, AcceptQueue]]:
+        for fd, queue in queues.items():
+            if fd in self._addresses:
+                yield self._addresses[fd], queue
+
+    def _gauges(self) -> Gauges:
+        return Gauges(
+            accept_queue=fullness(self.sockets()),
+            memory=self.memory.octets / self.memory.limit_octets,
+            loop_lag_s=self._worker.loop_lag_s,
+        )
+
+
+def postmaster_of(config: Config, names_domain: Callable[[str], bool]) -> str:
+    """Whose mail the bare <Postmaster> is (RFC 5321 §4.5.1): this host's, else that of the first domain routed."""
+    domains = [d for route in config.route for d in route.domains if d[:1] not in ("*", ".")]
+    if names_domain(config.hostname):
+        return f"postmaster@{config.hostname}"
+    return f"postmaster@{domains[0]}" if domains else ""
+
+
+def session_ids(index: int) -> Callable[[], str]:
+    """Names for sessions: unique over workers and restarts, short enough to read aloud."""
+    prefix = f"{index}-{int(time.time()):x}-"
+    counter = itertools.count(1)
+    return lambda: f"{prefix}{next(counter):x}"
