@@ -37,7 +37,8 @@ from gateway.mail.envelope import (
 from gateway.metrics import Metrics
 from gateway.queue.timers import Clock, Timer, Timers
 from gateway.spool.errors import SpoolError
-from gateway.spool.spool import Spool, Stored
+from gateway.spool.message import Stored
+from gateway.spool.spool import Spool
 
 logger = logging.getLogger(__name__)
 

@@ -39,8 +39,9 @@ from gateway.queue.lanes import DEFERRED_TASK, GONE, HELD, READY, RUNNING, Lane,
 from gateway.queue.reports import Reporter, wants_delay, wants_success
 from gateway.queue.routing import Route, Router, parse_next_hop
 from gateway.queue.timers import Clock, Timers
+from gateway.spool.message import Stored
 from gateway.spool.record import EXPIRED, PENDING
-from gateway.spool.spool import Spool, Stored
+from gateway.spool.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +250,11 @@ class Scheduler:
         task.state = HELD
         return True
 
+    def send_now(self, task: Task) -> None:
+        """A task that does not run goes to its lane, whatever it waited for."""
+        if self.detach(task):
+            self._on_due(task)
+
     def route_again(self, task: Task) -> None:
         """Look up the routes anew for a task that does not run; keeps its time and its hold."""
         wait = 0.0
@@ -391,25 +397,20 @@ class Scheduler:
             self.reporter.add_delay(stored, index, outcome, until)
         return True
 
-    def _expire(self, task: Task, index: int, outcome: Outcome) -> None:
+    def _expire(self, task: Task, index: int, outcome: Outcome, why: str = "") -> None:
         """Give up: RFC 3463 §3.5 X.4.7, with what was heard last."""
         last = f"{outcome.code} {outcome.enhanced} {outcome.text}" if outcome.code else outcome.text
-        days = self.expire_s(task.stored) / 86400
-        expired = Outcome(
-            BOUNCED,
-            0,
-            "4.4.7",
-            f"not delivered within {days:.3g} days; the last answer was: {last}",
-            outcome.peer,
-        )
+        why = why or f"not delivered within {self.expire_s(task.stored) / 86400:.3g} days"
+        text = f"{why}; the last answer was: {last}"
+        expired = Outcome(BOUNCED, 0, "4.4.7", text, outcome.peer)
         self.note(task, index, expired, "expired")
         self.reporter.add_failure(task.stored, index, expired, EXPIRED)
 
-    def give_up(self, task: Task, reason: Outcome) -> None:
+    def give_up(self, task: Task, reason: Outcome, why: str = "") -> None:
         """Expire a task that does not run."""
         if self.detach(task):
             for index in task.recipients:
-                self._expire(task, index, reason)
+                self._expire(task, index, reason, why)
             stored: Stored = task.stored
             self._forget(task)
             self._report_if_quiet(stored)
