@@ -179,15 +179,16 @@ cdef size_t decode(Content *c, const uint8_t *p, size_t n, uint8_t *out, size_t 
     cdef size_t i = 0, o = 0, copied
     cdef int walk = 1           # octets to walk before blocks are tried (they need to see the octet before them)
     cdef uint8_t octet
+    cdef State state = c.state
     while i < n and o < room:
         if walk == 0:
-            walk = 64
-            if c.state == PENDING_CR and p[i] == LF and room - o > BYTESCAN_BLOCK:
+            walk = 16
+            if state == PENDING_CR and p[i] == LF and room - o > BYTESCAN_BLOCK:
                 out[o] = CR
                 copied = kernel.copy_clean(p + i, out + o + 1, min(n - i, room - o - 1), c.size + <int64_t> o + 1,
                                            &c.facts)
                 o += 1 if copied else 0
-            elif c.state <= AFTER_LF:
+            elif state <= AFTER_LF:
                 copied = kernel.copy_clean(p + i, out + o, min(n - i, room - o), c.size + <int64_t> o, &c.facts)
             else:
                 copied = 0
@@ -196,42 +197,42 @@ cdef size_t decode(Content *c, const uint8_t *p, size_t n, uint8_t *out, size_t 
                 o += copied
                 if p[i - 1] == CR:
                     o -= 1
-                    c.state = PENDING_CR
+                    state = PENDING_CR
                 else:
-                    c.state = BOL if p[i - 1] == LF else MID
+                    state = BOL if p[i - 1] == LF else MID
                 # A single stumbling block is passed in a few octets; where there are many, walking is faster.
-                if copied >= BYTESCAN_BLOCK:
-                    walk = 4
+                if copied >= 16:
+                    walk = 3
                 continue
         else:
             walk -= 1
 
         octet = p[i]
         i += 1
-        if c.state == BOL:
+        if state == BOL:
             if octet == DOT:
                 if not c.chunked:
-                    c.state = STUFFED
+                    state = STUFFED
                     continue
                 c.dot_lines += 1
-        elif c.state == AFTER_LF:
+        elif state == AFTER_LF:
             if octet == DOT:
                 c.dot_lines += 1
-        elif c.state != MID:
-            if octet == LF and c.state == PENDING_CR:
+        elif state != MID:
+            if octet == LF and state == PENDING_CR:
                 end_line(c, c.size + <int64_t> o, c.size + <int64_t> o + 2)
                 out[o] = CR
                 out[o + 1] = LF
                 o += 2
-                c.state = BOL
+                state = BOL
                 continue
-            if octet == LF and c.state == STUFFED_CR:
-                c.state = ENDED  # RFC 5321 §4.1.1.4
+            if octet == LF and state == STUFFED_CR:
+                state = ENDED  # RFC 5321 §4.1.1.4
                 break
-            if octet == CR and c.state == STUFFED:
-                c.state = STUFFED_CR
+            if octet == CR and state == STUFFED:
+                state = STUFFED_CR
                 continue
-            if c.state == STUFFED:  # RFC 5321 §4.5.2: the dot is dropped
+            if state == STUFFED:  # RFC 5321 §4.5.2: the dot is dropped
                 if octet == DOT:
                     c.dot_lines += 1
             else:
@@ -240,9 +241,9 @@ cdef size_t decode(Content *c, const uint8_t *p, size_t n, uint8_t *out, size_t 
                 if octet == DOT and not c.normalize:
                     c.dot_lines += 1
 
-        c.state = MID
+        state = MID
         if octet == CR:
-            c.state = PENDING_CR
+            state = PENDING_CR
         elif octet == LF:
             c.bare_lf += 1
             if c.normalize:
@@ -253,7 +254,7 @@ cdef size_t decode(Content *c, const uint8_t *p, size_t n, uint8_t *out, size_t 
                 end_line(c, c.size + <int64_t> o, c.size + <int64_t> o + 1)
             out[o] = LF
             o += 1
-            c.state = AFTER_LF
+            state = AFTER_LF
         else:
             if octet == NUL:
                 c.has_nul = True
@@ -262,6 +263,7 @@ cdef size_t decode(Content *c, const uint8_t *p, size_t n, uint8_t *out, size_t 
             c.facts.has_8bit |= octet >> 7
             out[o] = octet
             o += 1
+    c.state = state
     c.size += <int64_t> o
     written[0] = o
     return i
