@@ -255,9 +255,8 @@ class Worker:
         register("top", self._top)
         register("health", self.unhealthy)
         operations = Operations(self.scheduler)
-        for name in ("show", "hold", "release", "retry", "expire", "delete", "reroute", "stats", "ages"):
+        for name in ("list", "show", "hold", "release", "retry", "expire", "delete", "reroute", "stats", "ages"):
             register(f"queue.{name}", getattr(operations, name))
-        register("queue.list", operations.messages)
 
     def _top(self) -> dict[str, object]:
         """One sample of everything that `gateway top` shows."""

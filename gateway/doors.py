@@ -103,6 +103,7 @@ class Doors:
             recipients_max=1 if inline and not lmtp else limits.recipients,
             transactions_max=limits.transactions,
             junk_commands_max=limits.junk_commands,
+            errors_max=limits.errors,
             normalize=listen.bare_newline == "normalize",
             chunk_octets=config.spool.chunk_octets,
         )

@@ -4,7 +4,7 @@ cdef class Settings:
     cdef readonly str hostname
     cdef readonly bint lmtp, starttls, xclient, normalize
     cdef readonly Py_ssize_t max_message_octets, line_octets, recipients_max, transactions_max
-    cdef readonly Py_ssize_t junk_commands_max, chunk_octets
+    cdef readonly Py_ssize_t junk_commands_max, chunk_octets, errors_max
     cdef dict _ehlo
 
 
@@ -29,6 +29,7 @@ cdef class SmtpServerMachine:
     cpdef reply(self, reply)
     cpdef accept_content(self, bytes encoded)
     cpdef start_data(self)
+    cpdef say(self, reply)
     cpdef _drop_transaction(self)
     cpdef _end_transaction(self)
     cpdef _new_decoder(self)

@@ -54,6 +54,7 @@ class Settings:
     __slots__ = (
         "_ehlo",
         "chunk_octets",
+        "errors_max",
         "hostname",
         "junk_commands_max",
         "line_octets",
@@ -79,6 +80,7 @@ class Settings:
         recipients_max: int = 1000,
         transactions_max: int = 0,
         junk_commands_max: int = 100,
+        errors_max: int = 20,
         normalize: bool = True,
         chunk_octets: int = 262_144,
     ) -> None:
@@ -91,6 +93,7 @@ class Settings:
         self.recipients_max = recipients_max
         self.transactions_max = transactions_max
         self.junk_commands_max = junk_commands_max
+        self.errors_max = errors_max
         self.normalize = normalize
         self.chunk_octets = chunk_octets
         self._ehlo: dict[tuple[bool, bool], bytes] = {}
@@ -218,6 +221,8 @@ class SmtpServerMachine:
         if self._pending >= 0:
             raise LocalProtocolError(f"event {self._pending} has no reply yet")
         while True:
+            if self.errors > self.settings.errors_max and not self.closing:
+                self.say(replies.TOO_MANY_ERRORS)
             mode = self._mode
             if mode == _COMMAND:
                 command = smtp.parse_command(self._data, self._pos, self.settings.line_octets)

@@ -11,7 +11,7 @@ cdef class SmtpSession:
     cdef str _tls_text, _reason, _proto
     cdef bint _counted, _waiting, _writable, _may_relay
     cdef double _data_started, _content_ended, _started
-    cdef Py_ssize_t _data_octets, _buffered, _accepted
+    cdef Py_ssize_t _data_octets, _buffered, _accepted, _errors
 
     cpdef receive(self, bytes data)
     cpdef _pump(self)

@@ -50,6 +50,7 @@ class SmtpSession:
         "_counted",
         "_data_octets",
         "_data_started",
+        "_errors",
         "_incoming",
         "_inline_chunks",
         "_may_relay",
@@ -89,6 +90,7 @@ class SmtpSession:
         self._buffered = 0
         self._content_ended = 0.0
         self._accepted = 0
+        self._errors = 0
         self._reason = "quit"
         self._may_relay = False
         self._proto = "SMTP"
@@ -226,10 +228,22 @@ class SmtpSession:
                     close=True,
                 )
             )
-        if machine.errors > self._service.limits.errors and not machine.closing:
-            self._reason = "too many errors"
-            machine.say(replies.TOO_MANY_ERRORS)
+        if machine.errors > self._errors and self._hold_back():
+            return
         self._flush()
+
+    def _hold_back(self) -> bool:
+        """After a new error: True when the replies wait a while, because the client makes many."""
+        machine, limits = self.machine, self._service.limits
+        self._errors = machine.errors
+        if machine.errors > limits.errors:
+            self._reason = "too many errors"
+        if machine.closing or self._waiting or not limits.error_delay_s or machine.errors * 2 <= limits.errors:
+            return False
+        self._waiting = True
+        self._connection.deadline = 0.0
+        asyncio.get_running_loop().call_later(limits.error_delay_s, self._resume)
+        return True
 
     def _flush(self) -> None:
         """Send what was collected, set the next deadline, close when it is time."""

@@ -17,8 +17,10 @@ class AcceptAll:
 
     def __init__(self, script: Script) -> None:
         settings = dict(script.settings)
-        for key in ("errors", "greeting_delay_s", "relay"):
+        for key in ("greeting_delay_s", "relay"):
             settings.pop(key, None)
+        if "errors" in settings:
+            settings["errors_max"] = settings.pop("errors")
         self.reject = settings.pop("bare", "normalize") == "reject"
         options = {"hostname": "mx.test", **settings, "normalize": not self.reject}
         self.machine = smtp.SmtpServerMachine(smtp.Settings(**options), xclient_allowed=True)

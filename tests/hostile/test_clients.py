@@ -20,6 +20,7 @@ sessions = 3000
 command_s = 2.0
 data_block_s = 2.0
 errors = 5
+error_delay_s = 0.1
 junk_commands = 10
 [tls]
 certificate = "tls.pem"
@@ -31,6 +32,7 @@ tls = "starttls"
 [[route]]
 domains = ["example.test"]
 next_hop = ["discard:"]
+hold = true
 """
 
 
