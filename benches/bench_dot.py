@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from conftest import make_body, make_mail
-
 from gateway._native.dot import DataDecoder, kernels, stuff, use_kernel
 
 END = b".\r\n"

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from conftest import best_s
-
 from gateway._native.lines import find_line
 
 
