@@ -33,6 +33,10 @@ MACROS = [("GATEWAY_DEBUG", "1")] if CHECKED else []
 HEADERS = sorted(glob("_native/*.h"))
 MODULES = sorted(Path(p).stem for p in glob("_native/*.pyx"))
 
+# Python modules on the path of every message, compiled as they are: the source beside the extension stays the only
+# source, and runs the same without it (tests run both).  ARCHITECTURE.md has the figures that earn each its place.
+COMPILED = ["gateway.protocol.smtp_server", "gateway.server.smtp"]
+
 
 def require_compiler_and_headers() -> None:
     """One line that names the Debian package, instead of a page of compiler errors."""
@@ -50,31 +54,36 @@ if platform.system() != "Linux":
     sys.exit("mail-gateway runs on Linux (it uses fdatasync, eventfd, SO_REUSEPORT and netlink)")
 require_compiler_and_headers()
 
+COMMON = {"define_macros": MACROS, "extra_compile_args": FLAGS[KIND], "extra_link_args": LINK}
+DIRECTIVES = {"language_level": 3, "embedsignature": True, "cdivision": True}
+KERNEL_DIRECTIVES = DIRECTIVES | {"wraparound": False, "boundscheck": CHECKED, "initializedcheck": CHECKED}
+# Compiled Python keeps Python's meaning: annotations are no types (the .pxd beside the source has those).
+PYTHON_DIRECTIVES = {"language_level": 3, "annotation_typing": False, "binding": False}
+
+
+def kernels() -> list[Extension]:
+    return [
+        Extension(
+            f"gateway._native.{name}",
+            [f"_native/{name}.pyx"],
+            include_dirs=["_native"],
+            depends=HEADERS,
+            libraries=["pthread"] if name == "logwriter" else [],
+            **COMMON,
+        )
+        for name in MODULES
+    ]
+
+
+def compiled() -> list[Extension]:
+    return [
+        Extension(name, [name.replace(".", "/") + ".py"], depends=[name.replace(".", "/") + ".pxd"], **COMMON)
+        for name in COMPILED
+    ]
+
+
+OPTIONS = {"force": CHECKED, "annotate": KIND == "debug", "include_path": ["_native", "."]}
 setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                f"gateway._native.{name}",
-                [f"_native/{name}.pyx"],
-                include_dirs=["_native"],
-                depends=HEADERS,
-                define_macros=MACROS,
-                extra_compile_args=FLAGS[KIND],
-                extra_link_args=LINK,
-                libraries=["pthread"] if name == "logwriter" else [],
-            )
-            for name in MODULES
-        ],
-        force=CHECKED,
-        annotate=KIND == "debug",
-        include_path=["_native"],
-        compiler_directives={
-            "language_level": 3,
-            "embedsignature": True,
-            "wraparound": False,
-            "cdivision": True,
-            "boundscheck": CHECKED,
-            "initializedcheck": CHECKED,
-        },
-    )
+    ext_modules=cythonize(kernels(), compiler_directives=KERNEL_DIRECTIVES, **OPTIONS)
+    + cythonize(compiled(), compiler_directives=PYTHON_DIRECTIVES, build_dir="build/compiled", **OPTIONS)
 )
