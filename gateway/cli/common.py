@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 import orjson
 
 from gateway.config import ConfigError, load
 from gateway.config_model import Config
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 DONE = 0
 FAILED = 1
@@ -67,18 +70,33 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """A table for people; columns that begin with ">" are numbers."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=None, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.removeprefix(">"),
-            justify="right" if column[0] == ">" else "left",
-            overflow="fold",
-        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)  # a file or a pager folds lines itself, or need not
+    table = make_table(columns)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
+    if title:
+        console.print(title, style="bold", highlight=False, markup=False)
+    console.print(table)
+
+
+def make_table(columns: Sequence[str]) -> Table:
+    """An empty table; only its last column is ever folded."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        number = column[0] == ">"
+        last = column is columns[-1]
+        table.add_column(
+            column.removeprefix(">"),
+            justify="right" if number else "left",
+            overflow="fold" if last else "ellipsis",
+            no_wrap=not last,
+        )
+    return table
 
 
 def age(seconds: float) -> str:

@@ -77,7 +77,7 @@ next_hop = ["smtpx://a"]
     )
     assert found["staet_dir"] == (2, 'unknown; did you mean "state_dir"?')
     assert found["workers"][0] == 3
-    assert "0 … 512" in found["workers"][1]
+    assert "0 … 256" in found["workers"][1]
     assert found["listen[1].service"] == (10, '"imap" is not allowed; use one of: smtp, lmtp, http')
     assert found["listen[1].address"][0] == 11
     assert found["listen[1].tls"] == (
@@ -255,11 +255,11 @@ def test_warnings(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     (tmp_path / "tls.key").chmod(0o644)
     text = SMALLEST.replace("mx.example.org", "localhost").replace(
-        "[[listen]]", "workers = 512\n[[listen]]", 1
+        "[[listen]]", "workers = 256\n[[listen]]", 1
     )
     text += '[tls]\ncertificate = "tls.pem"\nkey = "tls.key"\n'
     found = "\n".join(warnings_for(parse(text, tmp_path / "edge.toml")))
-    for word in ("fully qualified", "workers: 512", "route: there is none", "chmod 600"):
+    for word in ("fully qualified", "workers: 256", "route: there is none", "chmod 600"):
         assert word in found
 
 
