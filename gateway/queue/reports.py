@@ -64,7 +64,7 @@ def wants_success(envelope: Envelope, notify: int) -> bool:
 class _Pending:
     """The reports that one message will give rise to."""
 
-    __slots__ = ("items", "original", "states", "stored", "timer", "under_way")
+    __slots__ = ("items", "original", "refused", "states", "stored", "timer", "under_way")
 
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
@@ -73,6 +73,7 @@ class _Pending:
         self.original: Original | None = None  # header of a message that may be gone by then
         self.timer: Timer | None = None
         self.under_way = False
+        self.refused = False  # the spool had no room, and it was said
 
 
 class Reporter:
@@ -237,7 +238,9 @@ class Reporter:
 
         def committed(report: Stored | None, error: SpoolError | None) -> None:
             if report is None:
-                logger.warning("%s: report cannot be stored: %s", stored.queue_id, error)
+                if not pending.refused:
+                    pending.refused = True
+                    logger.warning("%s: report cannot be stored yet: %s", stored.queue_id, error)
                 self._again(pending, kind, items)
                 return
             self._on_stored(pending, kind, items, report)

@@ -292,7 +292,10 @@ class Lab:
         agent = FakeAgent(route, next_hop, listener)
         agent.answer = self.answer
         agent.unreachable = self.unreachable
-        self.agents[next_hop.url] = agent
+        name = next_hop.url
+        while name in self.agents:  # another lane's
+            name += "+"
+        self.agents[name] = agent
         return agent
 
     def agent(self, url: str = "smtp://relay:25") -> FakeAgent:
