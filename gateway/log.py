@@ -6,6 +6,7 @@
     Limits    log.backlog_octets of lines that nobody reads; more are dropped and counted, and the
               count is a line of its own once there is room
     Errors    never raises into the caller: a line that cannot be written is a lost line
+    Threads   say() from any; all else belongs to the loop's thread
     Blocking  never, for pipes, sockets and terminals; a regular file is written as files are
     Bugs      lines longer than PIPE_BUF may mingle when several workers share one pipe
 
@@ -15,8 +16,10 @@ Field order of a JSON line: time, level, event, worker, then what the caller gav
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -50,6 +53,7 @@ class Log:
         "_second",
         "_second_text",
         "_sink",
+        "_thread",
         "_timer",
         "level",
         "text",
@@ -70,6 +74,7 @@ class Log:
         self._history = history
         self._flush_s = flush_s
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0  # the loop's
         self._timer: asyncio.TimerHandle | None = None
         self._events: list[tuple[float, int, str, dict[str, Any]]] = []
         self._second = -1
@@ -83,6 +88,7 @@ class Log:
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on lines are written by a timer of this loop; before, each at once."""
         self._loop = loop
+        self._thread = threading.get_ident()
         self._sink.attach(loop)
 
     # -- what callers say --------------------------------------------------------------------------
@@ -200,9 +206,20 @@ class Log:
         self._sink.replace(fd)
 
     def close(self) -> None:
-        """Write what can be written now."""
+        """Write what can be written now; what comes later is lost."""
         self.flush()
+        self._loop = None
         self._sink.close()
+
+    def say(self, level: int, name: str, fields: dict[str, Any]) -> None:
+        """Any level, from any thread."""
+        if level < self.level:
+            return
+        if self._loop is None or threading.get_ident() == self._thread:
+            self._add(level, name, fields)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                self._loop.call_soon_threadsafe(self._add, level, name, fields)
 
     @property
     def lost_lines(self) -> int:
@@ -246,14 +263,8 @@ class LoggingBridge(logging.Handler):
                 fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         except Exception:  # a wrong format string in a library must not stop us
             fields = {"logger": record.name, "message": str(record.msg)}
-        if record.levelno >= ERROR:
-            self._log.error("log", **fields)
-        elif record.levelno >= WARNING:
-            self._log.warning("log", **fields)
-        elif record.levelno >= INFO:
-            self._log.event("log", **fields)
-        else:
-            self._log.debug("log", **fields)
+        level = max((n for n in LEVEL_NAMES if n <= record.levelno), default=DEBUG)
+        self._log.say(level, "log", fields)
 
 
 def bridge_logging(log: Log) -> None:

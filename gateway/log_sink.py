@@ -156,4 +156,4 @@ class Sink:
         if self._own:
             with contextlib.suppress(OSError):
                 os.close(self._fd)
-            self._own = False
+            self._fd, self._own = -1, False  # the number may soon be somebody else's

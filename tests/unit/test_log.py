@@ -9,6 +9,7 @@ import logging
 import os
 import pty
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,25 @@ def test_the_logging_module_ends_up_here(pipe: tuple[int, int]) -> None:
     assert (slow["level"], slow["logger"], slow["message"]) == ("warning", "asyncio", "slow task")
     assert wrong["message"] == "wrong %d"
     assert "OSError: disk" in failed["traceback"]
+
+
+def test_threads_may_use_the_logging_module(pipe: tuple[int, int]) -> None:
+    log = Log(Sink(pipe[1]), flush_s=0.0)
+    logger = logging.Logger("thread")
+    logger.addHandler(LoggingBridge(log))
+
+    async def run() -> None:
+        log.attach(asyncio.get_running_loop())
+        await asyncio.to_thread(logger.warning, "from a thread")
+        logger.warning("from the loop")
+        logger.debug("not at this level")
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert [line["message"] for line in lines_of(pipe[0])] == ["from a thread", "from the loop"]
+    threading.Thread(target=logger.warning, args=("after the loop",)).start()
+    log.close()
+    logger.warning("after the end")  # lost, and no error
 
 
 def test_auto_is_text_on_a_terminal_only(pipe: tuple[int, int]) -> None:
