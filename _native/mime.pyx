@@ -1,7 +1,7 @@
 # cython: freethreading_compatible=False
 """MIME structure in one pass: parts, their offsets, types and encodings; header fields and unfolding.
 
-    Flow      feed()* → close() → the parts in the order they begin; scan() for content in one piece
+    Flow      feed()* → close() → the parts in the order they begin; scan_mime() for content in one piece
     Limits    depth, parts, header octets read for fields, boundaries of 70 octets (RFC 2046 §5.1.1),
               field values of 2 KiB; beyond a limit the rest is opaque and `limited` says so
     Errors    ValueError for limits out of range, RuntimeError for feed() after close()
@@ -727,7 +727,7 @@ cdef class MimeScanner:
         return parts
 
 
-def scan(data, int max_depth=32, int max_parts=1000):
+def scan_mime(data, int max_depth=32, int max_parts=1000):
     """The parts of content that is there in one piece."""
     cdef MimeScanner scanner = MimeScanner(max_depth, max_parts)
     scanner.feed(data)

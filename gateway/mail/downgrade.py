@@ -13,20 +13,18 @@
 
 from __future__ import annotations
 
-from gateway._native.mime import (
+from gateway._native import (
     ENCODING_8BIT,
     ENCODING_BASE64,
     ENCODING_BINARY,
     ENCODING_OTHER,
     MimeScanner,
     Part,
-    find_field,
-)
-from gateway._native.transfer import (
     decode_base64,
     decode_quoted_printable,
     encode_base64,
     encode_quoted_printable,
+    find_field,
 )
 
 LINE_MAX_OCTETS = 998  # RFC 5321 §4.5.3.1.6, without CRLF

@@ -15,14 +15,15 @@ import re
 from binascii import b2a_base64
 from functools import lru_cache
 
-from gateway._native.mime import (
+from gateway._native import (
     ENCODING_BASE64,
     ENCODING_QUOTED_PRINTABLE,
     Part,
+    decode_base64,
+    decode_quoted_printable,
     iter_fields,
-    scan,
+    scan_mime,
 )
-from gateway._native.transfer import decode_base64, decode_quoted_printable
 
 MAX_TEXT_OCTETS = 1_048_576
 
@@ -227,7 +228,7 @@ def parsed(
     for text that is not an attachment (with truncated when it was cut), else base64 when attachments is
     set.
     """
-    parts = scan(content)
+    parts = scan_mime(content)
     inner = {part.parent for part in parts}
     header = memoryview(content)[: parts[0].header_end]
     return {

@@ -8,14 +8,15 @@ import re
 from collections.abc import Callable
 
 import pytest
-from gateway._native.transfer import (
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gateway._native import (
     decode_base64,
     decode_quoted_printable,
     encode_base64,
     encode_quoted_printable,
 )
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
