@@ -18,7 +18,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.mail.downgrade import quoted_printable, to_7bit, to_8bit
+from gateway.mail.downgrade import (
+    has_bare_line_ends,
+    has_long_line,
+    quoted_printable,
+    to_7bit,
+    to_8bit,
+)
 from gateway.mail.envelope import RET_FULL, RET_HDRS, Envelope
 from gateway.mail.header import address_literal, date_time, is_domain
 
@@ -106,7 +112,9 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    return _CONTROL.sub(" ", text).strip()[:_TEXT_MAX]
+    """text on one line, of at most _TEXT_MAX octets."""
+    octets = _CONTROL.sub(" ", text).strip().encode(errors="replace")
+    return octets[:_TEXT_MAX].decode(errors="ignore")
 
 
 def _reply_text(recipient: ReportRecipient) -> str:
@@ -241,6 +249,10 @@ def _returned_content(content: bytes, utf8: bool) -> bytes | None:
     """The third part with the whole original, or None when it cannot travel in this report."""
     converted = to_8bit(content) if utf8 else to_7bit(content)
     if converted is None:
+        return None
+    if has_bare_line_ends(converted, lf_only=False):
+        converted = _LINE_END.sub(b"\r\n", converted)
+    if b"\0" in converted or has_long_line(converted):  # in a header: only bodies are encoded
         return None
     # RFC 6533 §4.2, §6: message/global for what only SMTPUTF8 can carry
     header_is_ascii = converted.partition(b"\r\n\r\n")[0].isascii()

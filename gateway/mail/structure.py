@@ -44,7 +44,7 @@ def _codec(charset: str) -> str:
     """The name of the codec for a charset; UTF-8 for what we do not know or do not want."""
     try:
         name = codecs.lookup(charset).name
-        b"".decode(name)  # LookupError for codecs that are not text encodings
+        b"text".decode(name, "replace")  # LookupError for codecs that are not text encodings
     except (LookupError, ValueError):
         return "utf-8"
     if name == "ascii" or name in _NO_CHARSETS:
