@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from conftest import make_body, make_mail
-from gateway._native.dot import DataDecoder, kernels, stuff, use_kernel
+
+from gateway._native import DataDecoder, kernels, stuff, use_kernel
 
 END = b".\r\n"
 Measure = Callable[[Callable[[], object], Sequence[bytes]], None]

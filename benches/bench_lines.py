@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from conftest import best_s
-from gateway._native.lines import find_line
+
+from gateway._native import find_line
 
 
 @pytest.mark.parametrize("octets", [6, 40, 512, 998])

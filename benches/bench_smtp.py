@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from gateway._native.smtp import ReplyParser, parse_command, skip_line
+
+from gateway._native import ReplyParser, parse_command, skip_line
 
 COMMANDS = {
     "mail": b"MAIL FROM:<someone@example.com>\r\n",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from gateway._native.logwriter import LogWriter
+from gateway._native import LogWriter
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.spool import segment as files
 from gateway.spool.errors import SpoolError

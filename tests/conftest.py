@@ -17,9 +17,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory = tmp_path_factory.mktemp("tls")
     pem, key = directory / "tls.pem", directory / "tls.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        + ["-keyout", str(key), "-out", str(pem), "-days", "30", "-subj", "/CN=mx.example.test"]
-        + ["-addext", "subjectAltName=DNS:mx.example.test,DNS:localhost,IP:127.0.0.1"],
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-keyout", str(key), "-out", str(pem), "-days", "30"),
+            *("-subj", "/CN=mx.example.test"),
+            *("-addext", "subjectAltName=DNS:mx.example.test,DNS:localhost,IP:127.0.0.1"),
+        ],
         check=True,
         capture_output=True,
     )

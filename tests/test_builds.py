@@ -55,7 +55,8 @@ def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_the_package_and_no_sources(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    extensions = {Path(n).name.partition(".")[0] for n in names if n.startswith("gateway/_native/") and n.endswith(".so")}
+    kernels = [Path(n).name for n in names if n.startswith("gateway/_native/") and n.endswith(".so")]
+    extensions = {name.partition(".")[0] for name in kernels}
     assert extensions == {path.stem for path in (ROOT / "_native").glob("*.pyx")}
     assert "gateway/_native/__init__.pyi" in names
     assert "gateway/py.typed" in names
@@ -81,7 +82,7 @@ def test_editable_install_rebuild_and_debug_counters(sources: Path, tmp_path: Pa
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", "--system-site-packages", str(venv), cwd=tmp_path)
     python = str(venv / "bin" / "python")
-    site = [p for p in sys.path if p.endswith("site-packages")][0]
+    site = next(p for p in sys.path if p.endswith("site-packages"))
     env = {"GATEWAY_BUILD": "debug", "PYTHONPATH": site}
     run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", ".", cwd=sources, **env)
     shown = run(python, "-c", "import gateway._native as n; print(n.__file__)", cwd=Path("/"), PYTHONPATH=site)

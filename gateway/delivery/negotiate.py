@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import idna
 
-from gateway._native.dot import stuff
+from gateway._native import stuff
 from gateway.delivery.agent import Body, Done, Job
 from gateway.mail import envelope as env
 from gateway.mail.downgrade import to_7bit, to_8bit

@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gateway._native.dot import DataEncoder
+from gateway._native import DataEncoder
 from gateway.config_model import DeliveryConfig
 from gateway.delivery.negotiate import STREAM_OCTETS, Delivery, must_wait, prepare
 from gateway.net.connection import Connection, DeadlineSweep

@@ -9,12 +9,14 @@ Standards RFC 5321 §3.6.1, §7.1; §4.5.1 (postmaster); RFC 7504 is not used: r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Protocol
 
+from gateway.config_values import Networks
 from gateway.mail import replies
 from gateway.mail.address import domain_of
 from gateway.mail.reply import Reply
+
 
 class RouteLike(Protocol):
     """What Access needs of a route."""
@@ -29,12 +31,13 @@ class Access:
     def __init__(
         self,
         *,
-        relay_from: Container[str],
+        relay_from: Networks,
         route_for: Callable[[str], RouteLike | None],
         names_domain: Callable[[str], bool],
         postmaster: str = "",
     ) -> None:
-        """relay_from: addresses that may send anywhere; route_for: the route of a mailbox; names_domain: a route names it, other than by "*";
+        """relay_from: addresses that may send anywhere; route_for: the route of a mailbox;
+        names_domain: a route names it, other than by "*";
         postmaster: whose mail the bare <Postmaster> is."""
         self._relay_from = relay_from
         self._route_for = route_for

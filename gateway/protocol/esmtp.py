@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway._native import smtp
+from gateway import _native as smtp
 from gateway.mail import envelope as env
 from gateway.mail import replies
 from gateway.mail.reply import Reply

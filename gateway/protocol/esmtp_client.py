@@ -12,7 +12,7 @@ import ipaddress
 
 import msgspec
 
-from gateway._native.smtp import xtext_encode
+from gateway._native import xtext_encode
 from gateway.mail import envelope as env
 
 

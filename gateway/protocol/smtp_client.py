@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from gateway._native.smtp import ReplyParser
+from gateway._native import ReplyParser
 from gateway.protocol.esmtp_client import NO_CAPABILITIES, parse_capabilities
 
 # Events

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gateway._native import smtp
+from gateway import _native as smtp
 from gateway._native import DataDecoder
 from gateway.mail import envelope as env
 from gateway.mail import replies
@@ -165,7 +165,7 @@ class SmtpServerMachine:
         self.errors = 0  # commands answered 4xx/5xx for what they are, not for policy
         self.junk = 0  # commands that move nothing (NOOP, VRFY …) since the last message
         self.transactions = 0
-        self.decoder: DataDecoder | None = None
+        self.decoder: Any = None  # a DataDecoder while content is expected
         self._data = b""
         self._pos = 0
         self._out: list[bytes] = []

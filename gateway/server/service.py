@@ -1,18 +1,20 @@
 """What all SMTP and LMTP sessions of one listener share.
 
-    Owns      Memory (the bound on mail data in memory), SmtpService: the listener's settings, and the parts of the worker that its sessions use
+    Owns      Memory, the bound on mail data in memory; SmtpService, the listener's settings and the parts of the worker
+              that its sessions use
     Limits    limits is the [limits] section; inline listeners take one recipient a transaction (see app.py)
     Errors    none
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from gateway.config_model import LimitsConfig
+from gateway.config_values import Networks
 from gateway.log import Log
 from gateway.mail import envelope as env
 from gateway.mail.reply import Reply
@@ -57,7 +59,7 @@ class SmtpService(msgspec.Struct, kw_only=True):
     session_ids: Callable[[], str]
     tls: TlsContexts | None
     greeting_delay_s: float
-    xclient_from: Container[str]
+    xclient_from: Networks
     reject_bare: bool
     memory: Memory
 

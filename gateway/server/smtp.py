@@ -26,7 +26,7 @@ from gateway.mail.reply import Reply
 from gateway.net.connection import Connection
 from gateway.net.tls import describe
 from gateway.policy.content import check_content
-from gateway.protocol import smtp_server as protocol
+from gateway.protocol.esmtp import MailParameters
 from gateway.protocol.smtp_server import SmtpServerMachine
 from gateway.server.service import SmtpService
 from gateway.spool.spool import Incoming, SpoolError, Stored
@@ -81,7 +81,7 @@ class SmtpSession:
         self._waiting = False
         self._writable = True
         self._timer: asyncio.TimerHandle | None = None
-        self._stamp: ReceivedStamp | None = None
+        self._stamp: ReceivedStamp = None  # type: ignore[assignment]  # from EHLO on
         self._tls_text = ""
         self._incoming: Incoming | None = None
         self._inline_chunks: list[Any] = []
@@ -327,7 +327,7 @@ class SmtpSession:
         )
         self.machine.accept_hello(verb, argument)
 
-    def _on_mail(self, _reverse_path: str, mail: protocol.MailParameters) -> None:
+    def _on_mail(self, _reverse_path: str, mail: MailParameters) -> None:
         service = self._service
         error = service.spool.check(mail.size)  # RFC 1870 §6.1: no room now is 452, before it is sent
         if error is not None:
@@ -457,7 +457,7 @@ class SmtpSession:
         service = self._service
         if stored is None:
             assert error is not None
-            service.metrics.messages_refused += 1
+            service.count_rejected(error.reply)
             service.log.event(
                 "refused",
                 session=self.session_id,

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
-from gateway._native.logwriter import RECORD_HEADER_OCTETS
-
-from .errors import SpoolCorrupt, SpoolError
-from .log import Log
-from .message import Extent, Stored, pack_extents, split_message
-from .record import (
+from gateway._native import RECORD_HEADER_OCTETS
+from gateway.spool.errors import SpoolCorrupt, SpoolError
+from gateway.spool.log import Log
+from gateway.spool.message import Extent, Stored, pack_extents, split_message
+from gateway.spool.record import (
     CHUNK,
     END,
     LENGTHS,
@@ -34,7 +33,7 @@ from .record import (
     pack_results,
     pack_update,
 )
-from .segment import Segment
+from gateway.spool.segment import Segment
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +82,10 @@ class Compactor:
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.consider_all()
+
+    @property
+    def busy(self) -> bool:
+        return self._segment is not None or bool(self._waiting)
 
     def consider_all(self) -> None:
         for segment in list(self._log.segments.values()):
@@ -162,7 +165,11 @@ class Compactor:
     # -- what is copied ----------------------------------------------------------------------------------------------
 
     def _append(
-        self, kind: int, number: int, payload: bytes | memoryview, then: Callable[[], None] | None
+        self,
+        kind: int,
+        number: int,
+        payload: bytes | memoryview,
+        then: Callable[[int], None] | None = None,
     ) -> tuple[Segment, int]:
         self._outstanding += 1
 
@@ -170,9 +177,9 @@ class Compactor:
             self._outstanding -= 1
             if error:
                 self._failed = True
-            elif then is not None:
-                then()
-            if not self._outstanding and not self._stepping():
+            if then is not None:
+                then(error)
+            if not self._outstanding and self._segment is not None and not self._stepping():
                 self._finish()
 
         try:
@@ -188,7 +195,7 @@ class Compactor:
         for stored in list(segment.live):
             if stored.unsettled and stored.written and stored in segment.live:
                 try:
-                    yield from self._copy(stored, segment)
+                    yield from self.copy(stored, (segment,))
                 except SpoolCorrupt as error:
                     self._on_damage(stored, error)
                     self._failed = True
@@ -201,30 +208,30 @@ class Compactor:
             if sequence in self._log.segments and sequence != segment.sequence:
                 for start in range(0, len(numbers), NUMBERS_A_RECORD):
                     part = numbers[start : start + NUMBERS_A_RECORD]
-                    at, _ = self._append(SETTLED, 0, pack_numbers(part), None)
+                    at, _ = self._append(SETTLED, 0, pack_numbers(part))
                     at.tombs.setdefault(sequence, []).extend(part)
                     yield 8 * len(part)
+        existing = self._log.segments
         cuts = {
-            s: cut
-            for s, cut in segment.cuts.items()
-            if s in self._log.segments and s != segment.sequence
+            s: cut for s, cut in segment.cuts.items() if s in existing and s != segment.sequence
         }
         if cuts:
             self._log.write_cuts(cuts, lambda error: None)
         # What completes last tells that all of it is on disk, and that nothing of this segment is on its way.
-        self._append(SETTLED, 0, b"", None)
+        self._append(SETTLED, 0, b"")
 
-    def _copy(self, stored: Stored, segment: Segment) -> Iterator[int]:
-        """The message's records in this segment again, at the end of the log."""
+    def copy(self, stored: Stored, leaving: Collection[Segment]) -> Iterator[int]:
+        """The message's records in those segments again, at the end of the log; yields octets copied."""
         extents = list(stored.extents)
         pinned: list[Segment] = []
         try:
             for i, (at, offset, length) in enumerate(extents):
-                if at is segment:
-                    payload = segment.read_record(offset, length, stored.queue_id)
-                    extents[i] = self._place(CHUNK, stored.number, payload, None)
-                    extents[i][0].pins += 1
-                    pinned.append(extents[i][0])
+                if at in leaving:
+                    payload = at.read_record(offset, length, stored.queue_id)
+                    segment, offset = self._append(CHUNK, stored.number, payload)
+                    segment.pins += 1
+                    pinned.append(segment)
+                    extents[i] = segment, offset, length
                     yield length
                     if not stored.unsettled:
                         return
@@ -237,44 +244,15 @@ class Compactor:
                 envelope, prefix, _ = split_message(payload)
                 lengths = LENGTHS.pack(len(envelope), len(prefix))
                 payload = memoryview(b"".join((lengths, envelope, prefix, pack_extents(extents))))
-            home: list[Extent] = []
-            held, pinned = pinned, []
-            home.append(
-                self._place(
-                    kind,
-                    stored.number,
-                    payload,
-                    lambda: self._moved(stored, home[0], extents, held),
-                )
-            )
+            move = _Move(self._log, stored, extents, pinned, len(payload))
+            pinned = []  # from here on they are the move's
+            move.segment, move.offset = self._append(kind, stored.number, payload, move.written)
             if not stored.is_default():
                 yield self.write_states(stored)
             yield len(payload)
         finally:
             for pin in pinned:
                 pin.pins -= 1
-
-    def _place(
-        self, kind: int, number: int, payload: memoryview, then: Callable[[], None] | None
-    ) -> Extent:
-        segment, offset = self._append(kind, number, payload, then)
-        return segment, offset, len(payload)
-
-    def _moved(
-        self, stored: Stored, home: Extent, extents: list[Extent], pinned: list[Segment]
-    ) -> None:
-        """The copy is on disk: from now on it is the message."""
-        for pin in pinned:
-            pin.pins -= 1
-        drop_live(stored)
-        existing = self._log.segments
-        stored.ghosts = (
-            *(ghost for ghost in stored.ghosts if ghost.sequence in existing),
-            stored.home,
-        )
-        stored.home, stored.home_offset, stored.home_length = home
-        stored.extents = tuple(extents)
-        add_live(stored)
 
     def write_states(self, stored: Stored) -> int:
         """Everything that is known about the message's delivery, as records; their octets."""
@@ -287,6 +265,42 @@ class Compactor:
         )
         update = pack_update(stored.update)
         for kind, payload in ((RESULT, results), (UPDATE, update)):
-            segment, _ = self._append(kind, stored.number, payload, None)
+            segment, _ = self._append(kind, stored.number, payload)
             touch(stored, segment)
         return len(results) + len(update)
+
+
+class _Move:
+    """A message whose copy is on its way to the disk."""
+
+    segment: Segment
+    offset: int
+
+    def __init__(
+        self, log: Log, stored: Stored, extents: list[Extent], pinned: list[Segment], length: int
+    ) -> None:
+        self._log = log
+        self._stored = stored
+        self._extents = extents
+        self._pinned = pinned
+        self._length = length
+
+    def written(self, error: int) -> None:
+        """From now on the copy is the message; when it failed, what was stays."""
+        stored = self._stored
+        if not error:
+            drop_live(stored)
+            existing = self._log.segments
+            ghosts = (*stored.ghosts, stored.home)
+            stored.ghosts = tuple(
+                ghost for ghost in ghosts if existing.get(ghost.sequence) is ghost
+            )
+            stored.home, stored.home_offset, stored.home_length = (
+                self.segment,
+                self.offset,
+                self._length,
+            )
+            stored.extents = tuple(self._extents)
+            add_live(stored)
+        for pin in self._pinned:
+            pin.pins -= 1

@@ -12,16 +12,15 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway._native.logwriter import encode_number
+from gateway._native import encode_number
 from gateway.mail.envelope import Envelope, pack
-
-from .compact import add_live, drop_live
-from .errors import SpoolError
-from .message import Extent, Octets, Stored, new_stored, pack_extents
-from .record import CHUNK, END, LENGTHS, MESSAGE
+from gateway.spool.compact import add_live, drop_live
+from gateway.spool.errors import SpoolError
+from gateway.spool.message import Extent, Octets, Stored, new_stored, pack_extents
+from gateway.spool.record import CHUNK, END, LENGTHS, MESSAGE
 
 if TYPE_CHECKING:
-    from .spool import Spool
+    from gateway.spool.spool import Spool
 
 Done = Callable[[Stored | None, SpoolError | None], None]
 

@@ -21,14 +21,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from gateway._native.logwriter import LogWriter
+from gateway._native import LogWriter
+from gateway.spool.errors import SpoolError, SpoolFull
+from gateway.spool.message import Octets
+from gateway.spool.record import CUT, EXTENT
+from gateway.spool.segment import FIRST_RECORD, Segment
+from gateway.spool.settings import SpoolSettings
 
-from . import segment as files
-from .errors import SpoolError, SpoolFull
-from .message import Octets
-from .record import CUT, EXTENT
-from .segment import FIRST_RECORD, Segment
-from .settings import SpoolSettings
+from gateway.spool import segment as files
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +124,16 @@ class Log:
         """Groups written so far."""
         return self._writer.writes
 
+    @property
+    def sequence(self) -> int:
+        """Of the segment begun last."""
+        return self._used_sequence
+
+    @property
+    def busy(self) -> bool:
+        """True while something is on its way to the disk or a segment is being prepared."""
+        return bool(self._writer.pending_octets or self._writer.busy or self._preparing)
+
     def append(
         self,
         kind: int,
@@ -165,15 +175,14 @@ class Log:
         """Seal the current segment and go on in the next."""
         if self.trouble is not None:
             raise SpoolError(self.trouble)
-        if len(self._spares) > (0 if reserve else 1):
-            segment = self._spares.pop(0)
-        else:
+        if len(self._spares) <= (0 if reserve else 1):
             try:
-                segment = self._create_now()
+                self._spares.append(self._create_now())
             except SpoolFull as error:
                 if not reserve:
                     self._set_full(str(error))
                 raise
+        segment = self._spares.pop(0)  # the lowest sequence: records must stay in order
         self._use(segment)
         self._prepare_spares()
 

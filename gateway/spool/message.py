@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from gateway.mail.envelope import Envelope, unpack
-
-from .record import EXTENT, LENGTHS, PENDING, Update
+from gateway.spool.record import EXTENT, LENGTHS, PENDING, Update
 
 if TYPE_CHECKING:
-    from .segment import Segment
+    from gateway.spool.segment import Segment
 
 
 class Octets(Protocol):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway._native.logwriter import (
+from gateway._native import (
     BLOCK_OCTETS,
     RECORD_HEADER_OCTETS,
     encode_number,
@@ -31,10 +31,9 @@ from gateway._native.logwriter import (
     record_is_whole,
     scan_records,
 )
-
-from .compact import add_live
-from .message import Extent, Stored, new_stored, read_envelope, restore
-from .record import (
+from gateway.spool.compact import add_live
+from gateway.spool.message import Extent, Stored, new_stored, read_envelope, restore
+from gateway.spool.record import (
     CHUNK,
     CUT,
     END,
@@ -49,7 +48,7 @@ from .record import (
     unpack_results,
     unpack_update,
 )
-from .segment import FIRST_RECORD, Segment, unpack_header
+from gateway.spool.segment import FIRST_RECORD, Segment, unpack_header
 
 logger = logging.getLogger(__name__)
 

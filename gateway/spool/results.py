@@ -11,12 +11,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from .compact import touch
-from .errors import SpoolError
-from .log import Log
-from .message import Stored
-from .record import PENDING, RESULT, SETTLED, UPDATE, pack_numbers, pack_results, pack_update
-from .segment import Segment
+from gateway.spool.compact import touch
+from gateway.spool.errors import SpoolError
+from gateway.spool.log import Log
+from gateway.spool.message import Stored
+from gateway.spool.record import (
+    PENDING,
+    RESULT,
+    SETTLED,
+    UPDATE,
+    pack_numbers,
+    pack_results,
+    pack_update,
+)
+from gateway.spool.segment import Segment
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,11 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway._native.logwriter import BLOCK_OCTETS, RECORD_HEADER_OCTETS, crc32c, record_is_whole
-
-from .errors import SpoolCorrupt, SpoolError
+from gateway._native import BLOCK_OCTETS, RECORD_HEADER_OCTETS, crc32c, record_is_whole
+from gateway.spool.errors import SpoolCorrupt, SpoolError
 
 if TYPE_CHECKING:
-    from .message import Stored
+    from gateway.spool.message import Stored
 
 MAGIC = b"GWSPOOL1"
 HEADER = struct.Struct("<8sIIQQQ")  # magic, sequence, 0, mark, size, clock; a CRC-32C follows

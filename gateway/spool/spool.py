@@ -24,19 +24,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway._native.logwriter import RECORD_HEADER_OCTETS, encode_number
+from gateway._native import RECORD_HEADER_OCTETS, encode_number
 from gateway.mail.envelope import pack
-
-from .compact import Compactor, add_live, drop_live
-from .errors import SpoolCorrupt, SpoolError, SpoolFull, SpoolLocked
-from .incoming import Done, Incoming
-from .log import Log
-from .message import Body, Stored
-from .record import COUNTER_BITS, EPOCH_MS, LENGTHS, MESSAGE, WORKER_BITS
-from .recover import Recovery, recover_partition, set_aside
-from .results import Results
-from .segment import Segment
-from .settings import SpoolSettings
+from gateway.spool.adopt import take_over
+from gateway.spool.compact import Compactor, add_live, drop_live
+from gateway.spool.errors import SpoolCorrupt, SpoolError, SpoolFull, SpoolLocked
+from gateway.spool.incoming import Done, Incoming
+from gateway.spool.log import Log
+from gateway.spool.message import Body, Stored
+from gateway.spool.record import COUNTER_BITS, EPOCH_MS, LENGTHS, MESSAGE, WORKER_BITS
+from gateway.spool.recover import Recovery, recover_partition, set_aside
+from gateway.spool.results import Results
+from gateway.spool.segment import Segment
+from gateway.spool.settings import SpoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Spool:
         self.rewrite: list[Stored] = []  # acknowledged from memory, and their write failed
         self._on_health = on_health
         self._reported: str | None = None
+        self._known: set[int] = set()  # numbers that recover() found, for adopt()
         self._clock = 0  # of the last queue id
         self._results_timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,12 +85,39 @@ class Spool:
         recovery = recover_partition(self.directory, self.root / "damaged")
         self._clock = max(self._clock, recovery.clock)
         self.count = len(recovery.messages)
+        self._known = {stored.number for stored in recovery.messages}
         self.log.open(recovery.segments)
+        return recovery
+
+    def adopt(self, directory: Path) -> Recovery:
+        """Move the mail of a partition that no worker owns into this one.  Blocking; after recover(), before attach().
+
+        The partition's log is removed.  SpoolLocked when it is in use; SpoolError when not everything could be moved:
+        what was not stays there.
+        """
+        lock = _lock(directory)
+        try:
+            recovery = take_over(
+                directory,
+                self.root / "damaged",
+                self.settings,
+                (self.log, self.compactor),
+                self._known.__contains__,
+            )
+            (directory / "lock").unlink()
+            directory.rmdir()
+        except OSError as error:
+            raise SpoolError(f"{directory}: {error.strerror}") from error
+        finally:
+            os.close(lock)
+        self._clock = max(self._clock, recovery.clock)
+        self.count += len(recovery.messages)
         return recovery
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to serve on this loop."""
         self._loop = loop
+        self._known.clear()
         self.log.attach(loop)
         self.compactor.attach(loop)
         self._report_health()
@@ -143,6 +171,11 @@ class Spool:
     @property
     def free_octets(self) -> int:
         return self.log.free_octets
+
+    @property
+    def busy(self) -> bool:
+        """True while anything is on its way to the disk, results and compaction included."""
+        return bool(len(self._results) or self.log.busy or self.compactor.busy)
 
     # -- what became of it -------------------------------------------------------------------------------------------
 
@@ -295,3 +328,17 @@ def _lock(directory: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+__all__ = [
+    "Body",
+    "Incoming",
+    "Recovery",
+    "Spool",
+    "SpoolCorrupt",
+    "SpoolError",
+    "SpoolFull",
+    "SpoolLocked",
+    "SpoolSettings",
+    "Stored",
+]

@@ -27,8 +27,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 import msgspec
-from gateway._native.smtp import ReplyParser
 
+from gateway._native import ReplyParser
 from smtp_blaster.content import Content
 from smtp_blaster.ledger import Ledger
 from smtp_blaster.target import resolve
