@@ -278,7 +278,7 @@ class Supervisor:
             if kind == "ready":
                 worker.ready = True
                 self.log.event(
-                    "worker_ready",
+                    "worker_up",
                     worker_index=worker.index,
                     duration_s=round(time.monotonic() - worker.started_at, 3),
                 )
@@ -312,7 +312,7 @@ class Supervisor:
         pid, worker.pid = worker.pid, 0
         fields = {"worker_index": worker.index, "pid": pid}
         if self._stop_at:
-            self.log.event("worker_stopped", **fields, code=code)
+            self.log.event("worker_exited", **fields, code=code)
             return
         now = time.monotonic()
         if now - worker.started_at > STEADY_S:

@@ -86,9 +86,9 @@ def make_table(columns: Sequence[str]) -> Table:
     """An empty table; only its last column is ever folded."""
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        number = column[0] == ">"
+        number = column.startswith(">")
         last = column is columns[-1]
         table.add_column(
             column.removeprefix(">"),

@@ -288,6 +288,8 @@ def stats_command(config_file: str, as_json: bool) -> None:
         print_json({"workers": workers, "lanes": lanes, "ages": table})
         return
     print_table("", LANE_COLUMNS, [lane_row(lane) for lane in lanes])
+    for line in lane_errors(lanes):
+        click.echo(line)
     columns = ("age of what waits", *(f">{age(bound)}" for bound in bounds), ">more", ">total")
     rows = [(name, *(n or "." for n in row), sum(row)) for name, row in sorted(by_age.items())]
     if rows:
@@ -298,8 +300,8 @@ def stats_command(config_file: str, as_json: bool) -> None:
 
 
 LANE_COLUMNS = (
-    "next hop", "state", ">ready", ">active", ">deferred", ">held", ">conns", ">oldest", ">done",
-    ">bounced", "last error",
+    "state", ">ready", ">active", ">deferred", ">held", ">conns", ">oldest", ">done", ">bounced",
+    "next hop",
 )  # fmt: skip
 
 # Fields of a lane that add up over workers.
@@ -337,7 +339,6 @@ def merge_lanes(answers: list[Answer]) -> list[dict[str, Any]]:
 def lane_row(lane: dict[str, Any]) -> tuple[object, ...]:
     """One lane as a row of LANE_COLUMNS."""
     return (
-        lane["next_hop"],
         "down" if lane["down"] else "up",
         lane["ready"],
         lane["active"],
@@ -347,5 +348,10 @@ def lane_row(lane: dict[str, Any]) -> tuple[object, ...]:
         age(lane["oldest_s"]) if lane["oldest_s"] else "-",
         lane["done"],
         lane["bounced"],
-        lane["last_error"][:60],
+        lane["next_hop"],
     )
+
+
+def lane_errors(lanes: list[dict[str, Any]]) -> list[str]:
+    """What the next hops that have trouble said last."""
+    return [f"{lane['next_hop']}: {lane['last_error']}" for lane in lanes if lane["last_error"]]

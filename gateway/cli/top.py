@@ -19,7 +19,7 @@ from gateway.cli.common import (
     print_json,
     size,
 )
-from gateway.cli.queue import LANE_COLUMNS, lane_row, merge_lanes
+from gateway.cli.queue import LANE_COLUMNS, lane_errors, lane_row, merge_lanes
 from gateway.cli.trace import duration
 from gateway.control import Answer, ControlClient, ControlError
 from gateway.metrics import quantile, total
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LANES_MAX = 20
+WORKERS_MAX = 8  # columns of their own; all of them are in --json
 
 RATES = {
     "connections/s": ("sessions_total",),
@@ -167,22 +168,14 @@ def screen(found: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    workers = make_table(
-        ("worker", ">up", ">queue", ">sessions", ">out", *(f">{name}" for name in RATES))
-    )
-    rows = [*found["workers"], {"worker": "all", **found["total"]}]
-    for row in rows[-1:] if len(rows) == 2 else rows:
-        rates = [
-            size(row[name]) if name.startswith("octets") else f"{row[name]:g}" for name in RATES
-        ]
-        workers.add_row(
-            str(row["worker"]),
-            age(row["up_s"]) if "up_s" in row else "",
-            str(row["messages"]),
-            str(row["sessions"]),
-            str(row["connections out"]),
-            *rates,
-        )
+    shown = found["workers"] if len(found["workers"]) > 1 else []
+    columns = [found["total"], *shown[:WORKERS_MAX]]
+    names = [f">{worker['worker']}" for worker in shown[:WORKERS_MAX]]
+    workers = make_table(("worker", ">all", *names, ""))
+    for name in ("messages", "sessions", "connections out", *RATES):
+        form = size if name.startswith("octets") else "{:g}".format
+        workers.add_row(name, *(form(column[name]) for column in columns))
+    workers.add_row("up", "", *(age(worker["up_s"]) for worker in shown[:WORKERS_MAX]))
     latencies = make_table(("latency", ">count", ">p50 below", ">p99 below"))
     for name, values in found["latencies_s"].items():
         if values["count"]:
@@ -196,6 +189,7 @@ def screen(found: dict[str, Any]) -> RenderableType:
     for lane in found["lanes"][:LANES_MAX]:
         lanes.add_row(*(str(cell) for cell in lane_row(lane)))
     parts: list[RenderableType] = [workers, Text(), latencies, Text(), lanes]
+    parts += [Text(line, "yellow") for line in lane_errors(found["lanes"])[:LANES_MAX]]
     for worker in found["workers"]:
         trouble = list(worker["unhealthy"])
         trouble += [f"delivery pauses: {worker['paused']}"] if worker["paused"] else []

@@ -200,7 +200,7 @@ def test_top_shows_rates_and_lanes(worker: RunningWorker, tmp_path: Path) -> Non
     assert found["workers"][0]["unhealthy"] == []
     assert found["lanes"][0]["next_hop"].startswith("smtp://127.0.0.1")
     shown = gateway_command(tmp_path, "top", "--once", "--interval", "0.1")
-    assert "accepted/s" in shown.output and "smtp://127.0.0.1" in shown.output
+    assert "accepted/s" in shown.output and "smtp://127" in shown.output
 
 
 def test_rates_are_differences_and_a_restart_is_no_negative_rate() -> None:

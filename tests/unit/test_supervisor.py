@@ -217,7 +217,7 @@ def test_workers_share_a_port_and_stop_on_sigterm(start: Start) -> None:
         seen.add(running.ask(address)["index"])
     assert seen == {0, 1}
     assert running.stop() == 0
-    assert len(running.wait_for("worker_stopped", 2)) == 2
+    assert len(running.wait_for("worker_exited", 2)) == 2
     with pytest.raises(ConnectionRefusedError):
         connect(address)
 
@@ -229,7 +229,7 @@ def test_a_dead_worker_comes_back_and_the_other_serves_on(start: Start) -> None:
     victim = running.ask(address, b"die\n")
     died = running.wait_for("worker_died")[0]
     assert (died["pid"], died["reason"]) == (victim["pid"], "exit 7")
-    ready = running.wait_for("worker_ready", 3)[-1]
+    ready = running.wait_for("worker_up", 3)[-1]
     assert ready["worker_index"] == victim["index"]
     os.kill(running.wait_for("worker_started", 3)[-1]["pid"], signal.SIGKILL)
     died = running.wait_for("worker_died", 2)[-1]
