@@ -28,7 +28,7 @@ def swaks(
 @pytest.fixture
 def gateway(gateway_factory, sink):
     return gateway_factory(
-        [route(f"smtp://127.0.0.1:{sink.port}")],
+        [route(f"smtp://127.0.0.1:{sink.port}", "example.test")],
         [
             listener(tls="starttls"),
             listener(tls="implicit"),
