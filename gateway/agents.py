@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from gateway.config_model import Config
 from gateway.delivery.agent import Agent, Listener
+from gateway.delivery.discard import DiscardAgent
+from gateway.delivery.local import MaildirAgent
 from gateway.delivery.smtp import SmtpAgent
 from gateway.delivery.smtp_connection import SmtpSettings
 from gateway.net.connection import DeadlineSweep
@@ -22,6 +24,8 @@ from gateway.queue.routing import NextHop, Route
 
 if TYPE_CHECKING:
     from gateway.delivery.http import HttpSession
+
+STORE_PATTERN = "{domain}/{local_part}"
 
 
 class AgentFactory:
@@ -41,7 +45,7 @@ class AgentFactory:
         self._resolver = resolver
         self._contexts = contexts
         self._egress = egress
-        self._http: HttpSession | None = None
+        self._http: HttpSession | None = None  # made by the first http next hop
 
     def reload(self, config: Config) -> None:
         """Agents made from now on follow the new configuration."""
@@ -52,7 +56,35 @@ class AgentFactory:
         scheme = next_hop.scheme
         if scheme in ("smtp", "smtps", "lmtp", "lmtp+unix"):
             return SmtpAgent(next_hop, self._smtp_settings(route), listener)
+        if scheme in ("store", "maildir"):
+            pattern = next_hop.path or str(self._config.store_dir / STORE_PATTERN)
+            return MaildirAgent(pattern, hostname=self._config.hostname)
+        if scheme in ("http", "https"):
+            return self._http_agent(route, next_hop, listener)
+        if scheme == "discard":
+            return DiscardAgent()
         raise ValueError(f"{next_hop.url}: no agent serves this next hop")
+
+    def _http_agent(self, route: Route, next_hop: NextHop, listener: Listener) -> Agent:
+        from gateway.delivery.http import HttpAgent, HttpSession  # brings aiohttp: 13 MB
+
+        if self._http is None:
+            self._http = HttpSession()
+        return HttpAgent(
+            next_hop.url,
+            session=self._http,
+            listener=listener,
+            json=route.config.http_format == "json",
+            headers=route.config.http_headers,
+            secret=route.config.http_secret,
+            connect_s=route.delivery.connect_s,
+            timeout_s=route.delivery.http_s,
+        )
+
+    async def close(self) -> None:
+        """After the last agent is done."""
+        if self._http is not None:
+            await self._http.close()
 
     def _smtp_settings(self, route: Route) -> SmtpSettings:
         config = self._config

@@ -125,7 +125,7 @@ class Worker:
         for damage in recovery.damaged:
             self.log.error("spool_damaged", detail=str(damage))
         for orphan in self._orphans:
-            adopted = self.spool.adopt(orphan)
+            adopted = self.spool.adopt(config.spool_dir / str(orphan))
             messages += adopted.messages
             for damage in adopted.damaged:
                 self.log.error("spool_damaged", detail=str(damage))
@@ -181,6 +181,7 @@ class Worker:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
         await self.scheduler.close(max(0.0, end - time.monotonic()))
+        await self.agents.close()
         await self.doors.close_http()
         await self.control.close()
         for connection in list(self.sweep.connections):

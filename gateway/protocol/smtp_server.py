@@ -174,8 +174,10 @@ class SmtpServerMachine:
         self.closing = False  # the connection ends as soon as data_to_send() is out
         self._sender = ""
         self._recipient = NO_RECIPIENT
-        self.greeted = ""
+        self.greeted = ""  # the argument of EHLO, HELO or LHLO
         self.esmtp = False
+        self.reverse_path: str | None = None  # None: no transaction
+        self.recipients: list[env.Recipient] = []
         self._drop_transaction()
 
     # -- octets ------------------------------------------------------------------------------------------------------
@@ -361,9 +363,9 @@ class SmtpServerMachine:
     # -- the transaction ---------------------------------------------------------------------------------------------
 
     def _drop_transaction(self) -> None:
-        self.reverse_path: str | None = None
+        self.reverse_path = None
         self.mail = NO_MAIL_PARAMETERS
-        self.recipients: list[env.Recipient] = []
+        self.recipients = []
         self.decoder = None
         self._bdat_left = 0
         self._bdat_last = False

@@ -32,7 +32,6 @@ tls = "starttls"
 [[route]]
 domains = ["example.test"]
 next_hop = ["discard:"]
-hold = true
 """
 
 
