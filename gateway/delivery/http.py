@@ -219,7 +219,7 @@ class HttpAgent:
 
 
 def sign(secret: bytes, at: int, data: Any) -> str:
-    """"t=<seconds>,v1=<hex>": HMAC-SHA256 over the decimal time, ".", and the body."""
+    """t=<seconds>,v1=<hex>: HMAC-SHA256 over the decimal time, ".", and the body."""
     digest = hmac.new(secret, b"%d." % at, hashlib.sha256)
     for piece in (data,) if isinstance(data, bytes) else data:
         digest.update(piece)

@@ -461,8 +461,10 @@ class Scheduler:
 
     def adopt(self, task: Task) -> None:
         task.state = HELD
-        if not self.closing:  # else it is recovered at the next start
+        if not self.closing:
             self.route_again(task)
+        elif self._idle is not None and not self.running:  # it is recovered at the next start
+            self._idle.set()
 
     # -- records ----------------------------------------------------------------------------------
 
