@@ -17,12 +17,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway.config_lines import Path as KeyPath
 from gateway.config_model import Config, ListenConfig, RouteConfig
 from gateway.net.tls import KeyPair, TlsError
 from gateway.queue.routing import Route, normal_domain, normal_pattern, parse_next_hop, patterns_of
 from gateway.spool.settings import SpoolSettings
 
+KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
 
 # RFC 5321 §4.1.2 Domain, and what RFC 1034 §3.1 allows of it in length.
@@ -182,11 +182,6 @@ def _check_amounts(config: Config) -> Iterator[Problem]:
     for problem in SpoolSettings(**msgspec.structs.asdict(config.spool)).problems():
         key, _, message = problem.partition(": ")
         yield ("spool", key), message
-    for position, server in enumerate(config.dns.servers):
-        try:
-            ipaddress.ip_address(server)
-        except ValueError:
-            yield ("dns", "servers", position), f'"{server}" is no IP address'
 
 
 def _check_files(config: Config) -> Iterator[Problem]:
@@ -224,7 +219,7 @@ def warnings_for(config: Config) -> list[str]:
     cpus = len(os.sched_getaffinity(0))
     if config.workers > cpus:
         found.append(f"workers: {config.workers} is more than the {cpus} CPUs we may use")
-    wanted = config.limits.sessions + config.delivery.connections + 256
+    wanted = config.descriptors
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and wanted > hard and os.geteuid() != 0:
         found.append(

@@ -460,9 +460,6 @@ class DeliveryConfig(_Section, frozen=True, kw_only=True):
             "keep an unused connection for the next message (servers close at 10 s under stress)",
         ),
     ] = 5.0
-    connections: Annotated[
-        int, _count(1, 100_000, "connections to all next hops at once, per worker")
-    ] = 1000
     max_connections: Annotated[
         int,
         _count(
@@ -609,9 +606,6 @@ class TraceConfig(_Section, frozen=True, kw_only=True):
 class DnsConfig(_Section, frozen=True, kw_only=True):
     """How names are resolved."""
 
-    servers: Annotated[
-        tuple[str, ...], _text("addresses of resolvers; empty: those of /etc/resolv.conf")
-    ] = ()
     timeout_s: Annotated[float, _seconds(0.1, 60.0, "one query (resolv.conf(5): 5 s)")] = 5.0
     cache_max: Annotated[int, _count(0, 10**7, "answers kept, each for its TTL")] = 10_000
 
@@ -658,6 +652,13 @@ class Config(_Section, frozen=True, kw_only=True):
     def worker_count(self) -> int:
         """Workers to start: what was asked for, or the CPUs this process may use."""
         return self.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def descriptors(self) -> int:
+        """Open files and sockets that one worker may need."""
+        default = self.delivery.max_connections
+        out = sum((route.max_connections or default) * len(route.next_hop) for route in self.route)
+        return self.limits.sessions + out + 1024  # segments, listeners, control, DNS, HTTP
 
     @property
     def spool_dir(self) -> Path:

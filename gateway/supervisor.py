@@ -523,7 +523,7 @@ def _lock(path: Path) -> int:
 
 def _raise_file_limit(config: Config) -> None:
     """As many descriptors as the configured sessions and connections may need."""
-    wanted = config.limits.sessions + config.delivery.connections + 1024
+    wanted = config.descriptors
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < wanted:
         with contextlib.suppress(ValueError, OSError):  # only root may

@@ -117,7 +117,6 @@ def test_an_error_reads_as_file_line_key_message() -> None:
         ("[limit]\nx = 1", "limit", 'did you mean "limits"?'),
         ('[tls]\ncertificate = "absent.pem"\nkey = "absent.key"', "tls.certificate", "No such"),
         ('[tls]\nkey = "absent.key"', "tls.certificate", "is missing"),
-        ('[dns]\nservers = ["resolver"]', "dns.servers[0]", "no IP address"),
         ('[log]\nfile = "/absent/gateway.log"', "log.file", "no directory /absent"),
         ("[trace]\nkeep_octets = 2000000", "trace.keep_octets", "at least one file"),
         (
