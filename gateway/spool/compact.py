@@ -97,7 +97,7 @@ class Compactor:
             return
         settings = self._log.settings
         share = settings.compact_below_when_full if self._log.full else settings.compact_below
-        if segment.live and segment.cut is None and segment.live_octets >= share * segment.size:
+        if segment.live and not segment.retired and segment.live_octets >= share * segment.size:
             return
         if segment.sequence not in self._waiting and segment is not self._segment:
             self._waiting[segment.sequence] = segment

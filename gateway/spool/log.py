@@ -231,6 +231,7 @@ class Log:
         if segment is not None and segment.cut is None:
             # After a failed sync nobody knows what the pages hold: this segment is never written to again.
             segment.cut = offset
+            segment.retired = True
             logger.error(
                 "spool: %s: write at %d failed: %s", segment.path, offset, os.strerror(error)
             )
@@ -346,7 +347,7 @@ class Log:
     def release(self, segment: Segment) -> None:
         """Nothing in it is needed any more: reuse the file or remove it.  Until that is done it still counts."""
         wanted = len(self._spares) + len(self._preparing) < self.settings.spare_segments
-        if segment.cut is not None or segment.size != self.settings.segment_octets or not wanted:
+        if segment.retired or segment.size != self.settings.segment_octets or not wanted:
 
             def work() -> None:
                 files.remove(segment)

@@ -203,6 +203,7 @@ class _Reader:
         cut = self._cuts.get(segment.sequence)
         end = min(segment.limit, len(octets)) if cut is None else min(cut, len(octets))
         segment.cut = cut
+        segment.retired = cut is not None
         records, broken, tail = scan_records(
             octets, segment.mark, segment.sequence, FIRST_RECORD, end
         )
@@ -214,6 +215,8 @@ class _Reader:
             self._report(
                 segment, octets, start, stop, sure, "octets between two records are damaged"
             )
+        if len(octets) < segment.size:
+            self._report(segment, octets, len(octets), len(octets), False, "the file is shorter than it was made")
         view = memoryview(octets)
         for record in reversed(records):
             try:
@@ -292,13 +295,6 @@ class _Reader:
             and HEADER.unpack_from(octets, tail)[3] == segment.sequence
         ):
             stop = min(end, tail + BLOCK_OCTETS)  # all but the mark is there
-        elif (
-            self._later_records
-            and records
-            and tail + RECORD_HEADER_OCTETS > end
-            and len(octets) < segment.size
-        ):
-            headers, stop = [], end  # the file was cut short
         else:
             return
         self._report(
@@ -330,6 +326,7 @@ class _Reader:
             self._damaged, segment, start, stop - start, ids, what, bytes(octets[start:stop])
         )
         damage.acknowledged = acknowledged
+        segment.retired = True
         self._recovery.damaged.append(damage)
 
     def _damage_message(self, stored: Stored, what: str) -> None:

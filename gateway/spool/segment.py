@@ -49,6 +49,7 @@ class Segment:
         "method",
         "path",
         "pins",
+        "retired",
         "sealed",
         "sequence",
         "size",
@@ -67,9 +68,8 @@ class Segment:
         self.method = FDATASYNC
         self.sealed = False  # nothing is appended any more
         self.complete = False  # ... and every record was reported
-        self.cut: int | None = (
-            None  # a write failed there: nothing behind counts, the file is not used again
-        )
+        self.cut: int | None = None  # a write failed there: nothing behind it counts
+        self.retired = False  # failed or damaged: its mail moves out and the file goes
         self.pins = 0  # messages still being received that have pieces here
         self.live: set[Stored] = set()  # messages with octets here that are still needed
         self.live_octets = 0
