@@ -159,7 +159,7 @@ def _words(event: dict[str, Any], queue_id: str) -> Iterator[str]:
             yield f"({event['tls']})"
         reply = [str(event[key]) for key in ("code", "enhanced", "reply") if event.get(key)]
         if reply:
-            yield ": " + " ".join(reply)
+            yield "— " + " ".join(reply)
         if event.get("report"):
             yield f"report {event['report']} to <{event.get('reverse_path', '')}>"
         if event.get("attempt", 1) != 1:
