@@ -1,4 +1,4 @@
-/* base64 (RFC 4648 §4, lines by RFC 2045 §6.8) and quoted-printable (RFC 2045 §6.7), portable and AVX2.
+/* base64 (RFC 4648 §4, lines by RFC 2045 §6.8) and quoted-printable encoding (RFC 2045 §6.7), portable and AVX2.
  *
  * All functions borrow their buffers for the call, allocate nothing, need no GIL, and are O(n).  Room the caller
  * must give is stated with each.  The vector forms are the published ones of Mula and Lemire, "Faster Base64
@@ -25,17 +25,11 @@ static int transfer_have_avx2(void) { return 0; }
 
 static const char base64_alphabet[64 + 1] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 static unsigned char base64_values[256]; /* 255: not of the alphabet */
-static unsigned char qp_hex[256];        /* 255: not a hexadecimal digit */
 
 static void transfer_init(void) {
     memset(base64_values, 255, sizeof base64_values);
-    memset(qp_hex, 255, sizeof qp_hex);
     for (int i = 0; i < 64; i++)
         base64_values[(unsigned char)base64_alphabet[i]] = (unsigned char)i;
-    for (int i = 0; i < 10; i++)
-        qp_hex['0' + i] = (unsigned char)i;
-    for (int i = 0; i < 6; i++)
-        qp_hex['A' + i] = qp_hex['a' + i] = (unsigned char)(10 + i);
 }
 
 /* -- base64 encode ------------------------------------------------------------------------------------------- */
@@ -325,99 +319,6 @@ static size_t qp_encode(int simd, const unsigned char *p, size_t n, unsigned cha
         i++;
     }
     return (size_t)(out - start);
-}
-
-/* Soft line ends go, =XX becomes an octet, "==" becomes "=", any other "=" stays.  Room: n + 128.
- * Returns the octets written. */
-static size_t qp_decode_portable(const unsigned char *p, size_t n, unsigned char *out);
-
-static size_t qp_decode_escape(const unsigned char *p, size_t i, size_t n, unsigned char **out) {
-    /* p[i] is "=": returns the offset behind what it stands for */
-    i++;
-    if (i >= n)
-        return n;
-    if (p[i] == '\n')
-        return i + 1;
-    if (p[i] == '\r') {
-        const unsigned char *end = (const unsigned char *)memchr(p + i, '\n', n - i);
-        return end == NULL ? n : (size_t)(end - p) + 1;
-    }
-    if (p[i] == '=') {
-        *(*out)++ = '=';
-        return i + 1;
-    }
-    if (i + 1 < n && (qp_hex[p[i]] | qp_hex[p[i + 1]]) < 16) {
-        *(*out)++ = (unsigned char)(qp_hex[p[i]] << 4 | qp_hex[p[i + 1]]);
-        return i + 2;
-    }
-    *(*out)++ = '=';
-    return i;
-}
-
-static size_t qp_decode_portable(const unsigned char *p, size_t n, unsigned char *out) {
-    unsigned char *start = out;
-    size_t i = 0;
-    while (i < n) {
-        if (p[i] != '=')
-            *out++ = p[i++];
-        else
-            i = qp_decode_escape(p, i, n, &out);
-    }
-    return (size_t)(out - start);
-}
-
-#ifdef TRANSFER_AVX2
-/* 32 or 64 octets, of which `length` count */
-AVX2_CODE inline void qp_copy_run(const unsigned char *p, size_t length, unsigned char *out) {
-    _mm256_storeu_si256((__m256i *)out, _mm256_loadu_si256((const __m256i *)p));
-    if (length > 32)
-        _mm256_storeu_si256((__m256i *)(out + 32), _mm256_loadu_si256((const __m256i *)(p + 32)));
-}
-
-AVX2_CODE size_t qp_decode_avx2(const unsigned char *p, size_t n, unsigned char *out) {
-    unsigned char *start = out;
-    const __m256i equals = _mm256_set1_epi8('=');
-    size_t i = 0;
-    while (i + 128 <= n) {
-        /* all "=" of 64 octets at once: finding the next does not wait for what the last one stood for */
-        size_t base = i;
-        uint64_t found =
-            (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(p + i)), equals));
-        found |= (uint64_t)(uint32_t)_mm256_movemask_epi8(
-                     _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(p + i + 32)), equals))
-                 << 32;
-        while (found) {
-            size_t at = base + (size_t)__builtin_ctzll(found);
-            found &= found - 1;
-            if (at < i)
-                continue;
-            qp_copy_run(p + i, at - i, out);
-            out += at - i;
-            unsigned high = qp_hex[p[at + 1]], low = qp_hex[p[at + 2]];
-            if ((high | low) < 16) {
-                *out++ = (unsigned char)(high << 4 | low);
-                i = at + 3;
-            } else {
-                i = qp_decode_escape(p, at, n, &out);
-            }
-        }
-        if (i < base + 64) {
-            qp_copy_run(p + i, base + 64 - i, out);
-            out += base + 64 - i;
-            i = base + 64;
-        }
-    }
-    return (size_t)(out - start) + qp_decode_portable(p + i, n - i, out);
-}
-#endif
-
-static size_t qp_decode(int simd, const unsigned char *p, size_t n, unsigned char *out) {
-#ifdef TRANSFER_AVX2
-    if (simd)
-        return qp_decode_avx2(p, n, out);
-#endif
-    (void)simd;
-    return qp_decode_portable(p, n, out);
 }
 
 #endif

@@ -7,4 +7,3 @@ cdef extern from "transfer_kernels.h" nogil:
     size_t base64_decode(bint simd, const unsigned char *p, size_t n, unsigned char *out, int *open)
     size_t qp_encoded_octets(size_t n)
     size_t qp_encode(bint simd, const unsigned char *p, size_t n, unsigned char *out, bint lf)
-    size_t qp_decode(bint simd, const unsigned char *p, size_t n, unsigned char *out)

@@ -62,7 +62,6 @@ from gateway._native.mime import (
 )
 from gateway._native.transfer import (
     decode_base64,
-    decode_quoted_printable,
     encode_base64,
     encode_quoted_printable,
 )
@@ -122,7 +121,6 @@ __all__ = [
     "XCLIENT",
     "crc32c",
     "decode_base64",
-    "decode_quoted_printable",
     "encode_base64",
     "encode_number",
     "encode_quoted_printable",

@@ -54,7 +54,6 @@ __all__ = [
     "XCLIENT",
     "crc32c",
     "decode_base64",
-    "decode_quoted_printable",
     "encode_base64",
     "encode_number",
     "encode_quoted_printable",
@@ -360,9 +359,6 @@ def decode_base64(data: Buffer, simd: bool = True) -> bytes:
 
 def encode_quoted_printable(data: Buffer, lf: bool = False, simd: bool = True) -> bytes:
     """data as text with CRLF line ends (lf: LF), no line longer than 76; other CR and LF are encoded."""
-
-def decode_quoted_printable(data: Buffer, simd: bool = True) -> bytes:
-    """The octets; an "=" that begins nothing stays."""
 
 # -- logwriter: the log of the spool -------------------------------------------------------------
 

@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+from binascii import a2b_qp
+
 from gateway._native import (
     ENCODING_8BIT,
     ENCODING_BASE64,
@@ -21,7 +23,6 @@ from gateway._native import (
     MimeScanner,
     Part,
     decode_base64,
-    decode_quoted_printable,
     encode_base64,
     encode_quoted_printable,
     find_field,
@@ -164,7 +165,7 @@ class _Converter:
         if encoded_before:  # with octets in it that the encoding does not have: decode as any reader
             as_base64 = part.encoding == ENCODING_BASE64
             try:
-                body = decode_base64(body) if as_base64 else decode_quoted_printable(body)
+                body = decode_base64(body) if as_base64 else a2b_qp(body)
             except ValueError:
                 self.possible = False
                 return

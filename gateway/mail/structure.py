@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from binascii import b2a_base64
+from binascii import a2b_qp, b2a_base64
 from functools import lru_cache
 
 from gateway._native import (
@@ -20,7 +20,6 @@ from gateway._native import (
     ENCODING_QUOTED_PRINTABLE,
     Part,
     decode_base64,
-    decode_quoted_printable,
     iter_fields,
     scan_mime,
 )
@@ -85,7 +84,7 @@ def decoded_words(text: str) -> str:
         if encoding in "bB":
             pending.append(_base64(octets))
         else:
-            pending.append(decode_quoted_printable(octets.replace(b"_", b"=20")))  # §4.2 (2)
+            pending.append(a2b_qp(octets, header=True))  # §4.2 (2): "_" is SP
         pending_charset = charset
         at = match.end()
     if pending_charset:
@@ -156,8 +155,7 @@ def decoded_body(content: bytes, part: Part) -> bytes:
     if part.encoding == ENCODING_BASE64:
         return _base64(body)
     if part.encoding == ENCODING_QUOTED_PRINTABLE:
-        decoded: bytes = decode_quoted_printable(body)
-        return decoded
+        return a2b_qp(body)
     return body
 
 
