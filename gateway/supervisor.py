@@ -197,9 +197,9 @@ class Supervisor:
         """The life of a worker; its exit code.  Nothing may leave: the stack below is the parent's."""
         try:
             self._leave_parent(worker, ours)
-            become(self._config)
             with contextlib.suppress(OSError):  # for ps and top; at most 15 octets
                 Path("/proc/self/comm").write_text(f"gateway-{worker.index}")
+            become(self._config)
             mine = {name: [sockets[worker.index]] for name, sockets in self._sockets.items()}
             context = WorkerContext(
                 index=worker.index,

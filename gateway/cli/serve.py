@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 import click
 
@@ -22,6 +23,7 @@ def command(config_file: str) -> None:
     config = load_or_exit(config_file)
     if os.isatty(sys.stdout.fileno()):
         _greet(config)
+    preload(config)
     try:
         supervisor = Supervisor(config, run_worker, config_file=config_file)
         for warning in warnings_for(config):
@@ -29,6 +31,19 @@ def command(config_file: str) -> None:
         sys.exit(supervisor.run())
     except StartError as error:
         fail(str(error))
+
+
+def preload(config: Config) -> None:
+    """Import before the fork what workers import when they need it: they share its pages, and may
+    become a user who cannot read our installation."""
+    modules = ["encodings.idna"]
+    hops = [hop for route in config.route for hop in route.next_hop]
+    if any(listen.service == "http" for listen in config.listen):
+        modules.append("aiohttp.web")
+    if any(hop.startswith("http") for hop in hops):
+        modules.append("aiohttp")
+    for module in modules:
+        import_module(module)
 
 
 def _greet(config: Config) -> None:

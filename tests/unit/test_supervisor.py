@@ -392,6 +392,7 @@ def test_workers_run_as_the_configured_user(start: Start, tmp_path: Path) -> Non
     answer = running.ask(running.address("127.0.0.1:0"))
     uid = identity(parse(config(top='user = "nobody"')))[0]
     assert answer["uid"] == uid != 0
+    assert Path(f"/proc/{answer['pid']}/comm").read_text() == "gateway-0\n"
     assert (tmp_path / "state" / "spool").stat().st_uid == uid
 
 
