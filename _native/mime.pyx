@@ -1,4 +1,3 @@
-# cython: freethreading_compatible=False
 """MIME structure in one pass: parts, their offsets, types and encodings; header fields and unfolding.
 
     Flow      feed()* → close() → the parts in the order they begin; scan_mime() for content in one piece
@@ -17,6 +16,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
+from fieldscan cimport field_colon, is_lwsp, is_token, is_wsp, lower, same_ignoring_case, skip_cfws
 from mimescan cimport mime_count, mime_counts, mime_find_dashes, mime_have_avx2
 
 ctypedef const unsigned char *octets_t
@@ -78,49 +78,6 @@ cdef object intern_media_type(const char *p, Py_ssize_t n):
     return found
 
 
-cdef inline unsigned char lower(unsigned char c) noexcept nogil:
-    return c | 0x20 if c"A" <= c <= c"Z" else c
-
-
-cdef inline bint is_wsp(unsigned char c) noexcept nogil:
-    return c == c" " or c == c"\t"
-
-
-cdef inline bint is_lwsp(unsigned char c) noexcept nogil:
-    return c == c" " or c == c"\t" or c == c"\r" or c == c"\n"
-
-
-cdef inline bint is_token(unsigned char c) noexcept nogil:
-    # RFC 2045 §5.1 token, octets above 127 let through
-    if c <= 32 or c == 127:
-        return False
-    return not (
-        c == c"(" or c == c")" or c == c"<" or c == c">" or c == c"@" or c == c"," or c == c";"
-        or c == c":" or c == c"\\" or c == c'"' or c == c"/" or c == c"[" or c == c"]"
-        or c == c"?" or c == c"="
-    )
-
-
-cdef bint same_ignoring_case(octets_t p, const char *lower_case, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        if lower(p[i]) != <unsigned char>lower_case[i]:
-            return False
-    return True
-
-
-cdef Py_ssize_t field_colon(octets_t p, Py_ssize_t n) noexcept nogil:
-    # Offset of the ":" when the line begins with a field name (RFC 5322 §2.2; WSP before the colon: §4.5), else -1.
-    cdef Py_ssize_t i = 0
-    while i < n and 33 <= p[i] <= 126 and p[i] != c":":
-        i += 1
-    if i == 0:
-        return -1
-    while i < n and is_wsp(p[i]):
-        i += 1
-    return i if i < n and p[i] == c":" else -1
-
-
 cdef int content_field(octets_t p, Py_ssize_t colon) noexcept nogil:
     # Which of the fields we keep offsets of begins here.
     cdef Py_ssize_t n = colon
@@ -137,25 +94,6 @@ cdef int content_field(octets_t p, Py_ssize_t colon) noexcept nogil:
     if n == 10 and same_ignoring_case(p + 8, "id", 2):
         return FIELD_ID
     return FIELD_NONE
-
-
-cdef Py_ssize_t skip_cfws(octets_t p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    # Behind white space and (nested (comments)) (RFC 5322 §3.2.2).
-    cdef int nested = 0
-    while i < n:
-        if nested:
-            if p[i] == c"\\":
-                i += 1
-            elif p[i] == c"(":
-                nested += 1
-            elif p[i] == c")":
-                nested -= 1
-        elif p[i] == c"(":
-            nested = 1
-        elif not is_lwsp(p[i]):
-            break
-        i += 1
-    return i if i < n else n
 
 
 cdef int encoding_of(octets_t p, Py_ssize_t n) noexcept nogil:

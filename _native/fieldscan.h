@@ -1,0 +1,61 @@
+/* Lexical rules of header fields: names, tokens, white space and comments (RFC 5322 §2.2 §3.2, RFC 2045 §5.1).
+ *
+ * All functions borrow their input for the call, allocate nothing and need no GIL.
+ */
+#ifndef GATEWAY_FIELDSCAN_H
+#define GATEWAY_FIELDSCAN_H
+
+#include <stddef.h>
+#include <string.h>
+
+static inline unsigned char lower(unsigned char c) { return c >= 'A' && c <= 'Z' ? c | 0x20 : c; }
+
+static inline int is_wsp(unsigned char c) { return c == ' ' || c == '\t'; }
+
+static inline int is_lwsp(unsigned char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+/* RFC 2045 §5.1 token; octets above 127 are let through */
+static inline int is_token(unsigned char c) {
+    return c > 32 && c != 127 && memchr("()<>@,;:\\\"/[]?=", c, 15) == NULL;
+}
+
+static inline int same_ignoring_case(const unsigned char *p, const char *lower_case, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (lower(p[i]) != (unsigned char)lower_case[i])
+            return 0;
+    return 1;
+}
+
+/* Offset of the ":" when a line begins with a field name (RFC 5322 §2.2; WSP before the colon: §4.5), else -1. */
+static inline ptrdiff_t field_colon(const unsigned char *p, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+    while (i < n && p[i] >= 33 && p[i] <= 126 && p[i] != ':')
+        i++;
+    if (i == 0)
+        return -1;
+    while (i < n && is_wsp(p[i]))
+        i++;
+    return i < n && p[i] == ':' ? i : -1;
+}
+
+/* Offset behind white space and (nested (comments)) (RFC 5322 §3.2.2). */
+static ptrdiff_t skip_cfws(const unsigned char *p, ptrdiff_t i, ptrdiff_t n) {
+    ptrdiff_t nested = 0;
+    for (; i < n; i++) {
+        if (nested) {
+            if (p[i] == '\\')
+                i++;
+            else if (p[i] == '(')
+                nested++;
+            else if (p[i] == ')')
+                nested--;
+        } else if (p[i] == '(') {
+            nested = 1;
+        } else if (!is_lwsp(p[i])) {
+            break;
+        }
+    }
+    return i < n ? i : n;
+}
+
+#endif
