@@ -83,6 +83,7 @@ def demo_values() -> dict[str, Any]:
                 "next_hop": ["store:"],
             }
         ],
+        "spool": {"segment_octets": 8 * 1024 * 1024},  # files are made in advance: keep a try small
         "store": {"directory": "mail"},
     }
 
