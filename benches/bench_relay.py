@@ -1,6 +1,8 @@
-"""CPU of the SMTP agent per message, against Postfix's smtp-sink: python benches/bench_relay.py [messages] [connections].
+"""CPU of the SMTP agent per message, against Postfix's smtp-sink.
 
-Prints one JSON line.  Floor: the same octets written and the replies read by bare sockets are in benches/peers.
+    python benches/bench_relay.py [messages [connections]]
+
+Prints two JSON lines.  The floor is a protocol that writes the same octets whenever something arrives.
 """
 
 from __future__ import annotations
@@ -77,6 +79,55 @@ class Feeder:
         self.pump()
 
 
+class Floor(asyncio.Protocol):
+    """No machine, no agent: three segments of octets and a counter."""
+
+    COMMANDS = (
+        b"MAIL FROM:<sender@example.org> SIZE=10345\r\nRCPT TO:<recipient@example.com>\r\nDATA\r\n"
+    )
+
+    def __init__(self, messages: int) -> None:
+        self.left = messages
+        self.reads = 0
+        self.finished = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.reads += 1
+        if self.reads == 1:
+            self.transport.write(b"EHLO bench.example\r\n")
+        elif self.reads == 2:
+            self.transport.write(self.COMMANDS)
+        elif self.left:
+            self.left -= 1
+            self.transport.writelines([PREFIX, CONTENT, b".\r\n", self.COMMANDS])
+        elif not self.finished.done():
+            self.finished.set_result(None)
+
+
+def cpu_s() -> tuple[float, float]:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime, used.ru_stime
+
+
+async def run_floor(port: int, messages: int, connections: int) -> dict[str, float]:
+    loop = asyncio.get_running_loop()
+    user, system = cpu_s()
+    protocols = []
+    for _ in range(connections):
+        share = messages // connections
+        _, protocol = await loop.create_connection(lambda: Floor(share), "127.0.0.1", port)  # noqa: B023
+        protocols.append(protocol)
+    await asyncio.gather(*[protocol.finished for protocol in protocols])
+    user_after, system_after = cpu_s()
+    for protocol in protocols:
+        protocol.transport.abort()
+    return {"floor_us_per_message": round((user_after - user + system_after - system) / messages * 1e6, 2)}
+
+
 async def run(port: int, messages: int, connections: int) -> dict[str, float]:
     sweep = DeadlineSweep()
     sweep.start()
@@ -84,12 +135,14 @@ async def run(port: int, messages: int, connections: int) -> dict[str, float]:
     feeder = Feeder([Stored(number) for number in range(messages)])
     agent = feeder.agent = SmtpAgent(parse_next_hop(f"smtp://127.0.0.1:{port}"), settings, feeder)
     agent.set_concurrency(connections)
-    cpu, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    user, system = cpu_s()
+    start = time.perf_counter()
     feeder.pump()
     await feeder.finished
-    elapsed, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    elapsed = time.perf_counter() - start
+    user_after, system_after = cpu_s()
     agent.close()
-    user, system = after.ru_utime - cpu.ru_utime, after.ru_stime - cpu.ru_stime
+    user, system = user_after - user, system_after - system
     return {
         "messages": messages,
         "connections": connections,
@@ -100,8 +153,19 @@ async def run(port: int, messages: int, connections: int) -> dict[str, float]:
     }
 
 
+def wait_for(port: int) -> None:
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    sys.exit("smtp-sink does not listen")
+
+
 def main() -> None:
-    messages, connections = [int(argument) for argument in (*sys.argv[1:], "20000", "20")][:2]
+    messages = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    connections = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     sink = shutil.which("smtp-sink", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if sink is None:
         sys.exit("smtp-sink not found: apt-get install postfix")
@@ -110,7 +174,8 @@ def main() -> None:
         port = probe.getsockname()[1]
     process = subprocess.Popen([sink, "-u", "nobody", f"127.0.0.1:{port}", "128"])
     try:
-        time.sleep(0.3)
+        wait_for(port)
+        print(json.dumps(uvloop.run(run_floor(port, messages, connections))))
         print(json.dumps(uvloop.run(run(port, messages, connections))))
     finally:
         process.kill()

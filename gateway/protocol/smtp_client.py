@@ -48,9 +48,9 @@ _WAITING = (
 )  # fmt: skip
 
 # Which reply a transaction waits for.
-_RESET_FIRST, _MAIL, _RCPT, _DATA, _FINAL, _RESET = range(6)
-_STAGE_WAITING = (WAIT_MAIL, WAIT_MAIL, WAIT_RCPT, WAIT_DATA, WAIT_FINAL, WAIT_MAIL)
-_STAGE_NAMES = ("RSET", "MAIL", "RCPT", "DATA", "end of data", "RSET")
+_RESET, _MAIL, _RCPT, _DATA, _FINAL = range(5)
+_STAGE_WAITING = (WAIT_MAIL, WAIT_MAIL, WAIT_RCPT, WAIT_DATA, WAIT_FINAL)
+_STAGE_NAMES = ("RSET", "MAIL", "RCPT", "DATA", "end of data")
 
 MAYBE_TWICE = "; it had all of the message, which may therefore arrive twice"  # RFC 1047
 
@@ -73,8 +73,8 @@ class Transaction:
     """One message on its way: rendered commands, content, and what was said about each recipient."""
 
     __slots__ = (
-        "accepted", "bdat", "behind", "content", "index", "mail", "mail_accepted", "rcpts", "refusal",
-        "replayed", "reported", "sent", "size", "stage", "tag", "verdicts", "xclient",
+        "accepted", "bdat", "content", "index", "mail", "mail_accepted", "rcpts", "refusal", "sent", "size",
+        "stage", "tag", "verdicts", "xclient",
     )  # fmt: skip
 
     def __init__(
@@ -95,19 +95,13 @@ class Transaction:
         self.size = size  # octets of content for BDAT
         self.bdat = bdat
         self.xclient = xclient  # command line that must have been accepted before; b"" = none
-        self.replayed = False  # sent a second time after a 503
-        self._rewind()
-
-    def _rewind(self) -> None:
         self.stage = _MAIL
         self.index = 0  # of the recipient whose reply is next
         self.mail_accepted = False
         self.refusal: Verdict | None = None  # of the transaction as a whole
         self.accepted: list[int] = []  # indices of recipients whose RCPT was accepted
-        self.verdicts: list[Verdict | None] = [None] * len(self.rcpts)
+        self.verdicts: list[Verdict | None] = [None] * len(rcpts)
         self.sent = False  # all of the content, final dot included, was handed over
-        self.behind = False  # begun before the transaction in front of it was answered
-        self.reported = False
 
     def settle(self, verdict: Verdict) -> None:
         """The verdict for all that have none."""
@@ -118,7 +112,7 @@ class SmtpClientMachine:
     """One connection's protocol state.  Never touches a socket; never waits."""
 
     __slots__ = (
-        "_draining", "_events", "_flight", "_held", "_hostname", "_out", "_parser", "_state", "_tls_mode",
+        "_dirty", "_draining", "_events", "_flight", "_held", "_hostname", "_out", "_parser", "_state", "_tls_mode",
         "_xclient", "begun", "blind_octets", "capabilities", "depth", "finished", "lmtp", "tls",
         "transactions_max",
     )  # fmt: skip
@@ -143,6 +137,7 @@ class SmtpClientMachine:
         self._xclient = b""  # the XCLIENT line in force
         self._out: Buffers = []
         self._events: list[Event] = []
+        self._dirty = False  # the peer may still be in the middle of a transaction that failed
         self._draining = False
         self.lmtp = lmtp
         self.tls = tls
@@ -377,20 +372,29 @@ class SmtpClientMachine:
     # -- transactions -------------------------------------------------------------------------------------------------
 
     def _start(self, t: Transaction) -> None:
-        out = self._out
         flight = self._flight
-        t.behind = bool(flight)
+        lines = []
+        # RFC 3030 §2 does not say that a peer forgets a transaction whose BDAT failed.  Whoever rides behind one would
+        # add its recipients to it, and have its content sent to theirs.
+        if self._dirty or (flight and flight[-1].bdat):
+            self._dirty = False
+            t.stage = _RESET
+            lines.append(b"RSET\r\n")
         flight.append(t)
         if not self.capabilities.pipelining:
-            out.append(t.mail)
-        elif not t.bdat:
-            out.append(b"".join([t.mail, *t.rcpts, b"DATA\r\n"]))
+            self._out.append(lines[0] if lines else t.mail)
+            return
+        lines.append(t.mail)
+        lines += t.rcpts
+        if not t.bdat:
+            lines.append(b"DATA\r\n")
         elif t.content is not None and t.size <= self.blind_octets:
-            out.append(b"".join([t.mail, *t.rcpts, b"BDAT %d LAST\r\n" % t.size]))
-            out.extend(t.content)
+            lines.append(b"BDAT %d LAST\r\n" % t.size)
+            self._out.append(b"".join(lines))
+            self._out.extend(t.content)
             t.sent = True
-        else:
-            out.append(b"".join([t.mail, *t.rcpts]))
+            return
+        self._out.append(b"".join(lines))
 
     def _on_transaction_reply(self, reply: _Reply) -> None:
         flight = self._flight
@@ -401,8 +405,9 @@ class SmtpClientMachine:
             self._emit(CLOSE)
             return
         t = flight[0]
-        if code == 421 and t.stage != _RESET:
-            self._on_shutdown(t, reply)
+        if code == 421:  # RFC 5321 §3.8: the peer closes; it has not taken what it answers, nor will it look behind it
+            t.sent = False
+            self._abandon(verdict_of(reply))
             return
         stage = t.stage
         if stage == _RCPT:
@@ -414,11 +419,10 @@ class SmtpClientMachine:
         elif stage == _DATA:
             self._on_data_reply(t, reply)
         elif 200 <= code <= 299:
-            if stage == _RESET:
-                self._leave()
-            else:
-                t.stage = _MAIL
-        else:  # RSET refused: no way to know the state of the peer
+            t.stage = _MAIL
+            if not self.capabilities.pipelining:
+                self._out.append(t.mail)
+        else:  # RSET refused: no way to know what the peer would do with our content
             self._abandon((TRANSIENT, code, "4.5.0", f"RSET was refused: {code} {reply[2]}"))
 
     def _on_mail_reply(self, t: Transaction, reply: _Reply) -> None:
@@ -472,9 +476,10 @@ class SmtpClientMachine:
         t.stage = _FINAL
         if t.accepted:
             self._send_content(t)
-        elif self.lmtp:  # RFC 2033 §4.2 has no reply for this: we would be out of step
-            self._finish(t, reset=False)
-            self._abandon((TRANSIENT, 0, "4.5.0", "DATA accepted without recipients"))
+        elif self.lmtp or not t.mail_accepted:
+            # RFC 2033 §4.2 has no reply for this; and a peer that takes DATA without MAIL is in some other transaction.
+            self._finish(t)
+            self._abandon((TRANSIENT, 0, "4.5.0", "DATA accepted without MAIL or RCPT"))
         else:  # RFC 2920 §3.1: nothing but the final dot
             self._out.append(b".\r\n")
             t.sent = True
@@ -493,50 +498,28 @@ class SmtpClientMachine:
             if verdict[0] == ACCEPTED:
                 verdict = (TRANSIENT, reply[0], "4.5.0", f"replied before the end of data: {reply[0]} {reply[2]}")
             t.refusal = verdict
-            self._finish(t, reset=False)
+            self._finish(t)
             self._abandon(verdict)
             return
+        if t.bdat and verdict[0] != ACCEPTED:
+            self._dirty = True
         accepted = t.accepted
         if not self.lmtp or not accepted:
             for index in accepted:
                 t.verdicts[index] = verdict
-            self._finish(t, reset=self._is_left_open(t, verdict))
+            self._finish(t, ended=True)
             return
         index = t.index - len(t.rcpts)  # RFC 2033 §4.2: one reply for each accepted RCPT, in their order
         t.verdicts[accepted[index]] = verdict
         t.index += 1
         if index + 1 == len(accepted):
-            self._finish(t, reset=self._is_left_open(t, verdict))
+            self._finish(t, ended=True)
 
-    def _is_left_open(self, t: Transaction, verdict: Verdict) -> bool:
-        # RFC 3030 §2 leaves open whether the peer forgets a transaction whose BDAT failed.  When another one rides
-        # behind, RSET comes too late: that one is replayed, if need be.
-        return t.bdat and verdict[0] != ACCEPTED and len(self._flight) == 1
-
-    def _finish(self, t: Transaction, *, reset: bool = True) -> None:
-        """All that will be said about t was said; `reset` when the peer still has its MAIL."""
-        refusal = t.refusal
-        if refusal is not None and refusal[1] == 503 and t.behind and not t.replayed and not t.mail_accepted:
-            # The transaction in front failed in a way that left the peer in the middle of it.
-            self._replay(t)
-            return
-        self._report(t, refusal or (TRANSIENT, 0, "4.5.0", "no verdict"))
-        if reset and t.mail_accepted:
-            self._out.append(b"RSET\r\n")
-            t.stage = _RESET
-            t.sent = True
-        else:
-            self._leave()
-
-    def _report(self, t: Transaction, verdict: Verdict) -> None:
-        if None in t.verdicts:
-            t.settle(verdict)
-        t.reported = True
-        t.content = None
-        self._emit(DONE, t)
-
-    def _leave(self) -> None:
-        """The front of the flight has got its last reply."""
+    def _finish(self, t: Transaction, *, ended: bool = False) -> None:
+        """All that will be said about t was said; `ended`: the peer, too, is done with it (RFC 5321 §4.1.1.4)."""
+        if not ended and t.mail_accepted:
+            self._dirty = True
+        self._report(t, t.refusal or (TRANSIENT, 0, "4.5.0", "no verdict"))
         flight = self._flight
         flight.popleft()
         self.finished += 1
@@ -546,21 +529,13 @@ class SmtpClientMachine:
             elif self._draining or 0 < self.transactions_max <= self.begun:
                 self._quit()
 
-    def _replay(self, t: Transaction) -> None:
-        flight = self._flight
-        flight.popleft()
-        t._rewind()
-        t.replayed = True
-        self._out.append(b"RSET\r\n")
-        self._start(t)
-        t.stage = _RESET_FIRST
+    def _report(self, t: Transaction, verdict: Verdict) -> None:
+        if None in t.verdicts:
+            t.settle(verdict)
+        t.content = None
+        self._emit(DONE, t)
 
     # -- endings ------------------------------------------------------------------------------------------------------
-
-    def _on_shutdown(self, t: Transaction, reply: _Reply) -> None:
-        """421: the peer closes (RFC 5321 §3.8); it has not taken what it answers, nor will it look behind it."""
-        t.sent = False
-        self._abandon(verdict_of(reply))
 
     def _abandon(self, verdict: Verdict) -> None:
         if self._state == _CLOSED:
@@ -571,9 +546,7 @@ class SmtpClientMachine:
         self._events = [event for event in self._events if event[0] in (DONE, RETURNED)]
         front = True
         for t in self._flight:
-            if t.reported:
-                pass
-            elif t.stage <= _MAIL and (not front or self.finished):
+            if t.stage <= _MAIL and (not front or self.finished):
                 self._emit(RETURNED, t)
             elif t.sent:
                 self._report(t, (*verdict[:3], verdict[3] + MAYBE_TWICE))
