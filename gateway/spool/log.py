@@ -22,13 +22,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from gateway._native import LogWriter
+from gateway.spool import segment as files
 from gateway.spool.errors import SpoolError, SpoolFull
 from gateway.spool.message import Octets
 from gateway.spool.record import CUT, EXTENT
 from gateway.spool.segment import FIRST_RECORD, Segment
 from gateway.spool.settings import SpoolSettings
-
-from gateway.spool import segment as files
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +84,14 @@ class Log:
             self._use(self._create_now())
         except SpoolError as error:
             self.trouble = str(error)
+            return
+        cuts = self._cuts()
+        if cuts:
+            self.write_cuts(cuts, lambda error: None)
+            self._writer.submit()
+
+    def _cuts(self) -> dict[int, int]:
+        return {s.sequence: s.cut for s in self.segments.values() if s.cut is not None}
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -264,7 +271,7 @@ class Log:
         self._use(self._spares.pop(0))
         segment = self.current
         assert segment is not None
-        cuts = {s.sequence: s.cut for s in self.segments.values() if s.cut is not None}
+        cuts = self._cuts()
 
         def written(error: int) -> None:
             if error or self.current is not segment:
@@ -346,7 +353,9 @@ class Log:
 
     def release(self, segment: Segment) -> None:
         """Nothing in it is needed any more: reuse the file or remove it.  Until that is done it still counts."""
-        wanted = len(self._spares) + len(self._preparing) < self.settings.spare_segments
+        wanted = (
+            len(self._spares) < self.settings.spare_segments
+        )  # one being made may fail: this one is sure
         if segment.retired or segment.size != self.settings.segment_octets or not wanted:
 
             def work() -> None:

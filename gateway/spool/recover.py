@@ -216,7 +216,14 @@ class _Reader:
                 segment, octets, start, stop, sure, "octets between two records are damaged"
             )
         if len(octets) < segment.size:
-            self._report(segment, octets, len(octets), len(octets), False, "the file is shorter than it was made")
+            self._report(
+                segment,
+                octets,
+                len(octets),
+                len(octets),
+                False,
+                "the file is shorter than it was made",
+            )
         view = memoryview(octets)
         for record in reversed(records):
             try:
@@ -297,6 +304,7 @@ class _Reader:
             stop = min(end, tail + BLOCK_OCTETS)  # all but the mark is there
         else:
             return
+        segment.cut = tail  # told once: the log that goes on says that nothing behind it counts
         self._report(
             segment,
             octets,

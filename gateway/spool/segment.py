@@ -217,8 +217,13 @@ def _write(segment: Segment, octets: memoryview, offset: int) -> None:
         done = 0
         while done < len(octets):
             if segment.method == DSYNC:
-                done += os.pwritev(segment.write_fd, [octets[done:]], offset + done, os.RWF_DSYNC)
+                n = os.pwritev(segment.write_fd, [octets[done:]], offset + done, os.RWF_DSYNC)
             else:
-                done += os.pwrite(segment.write_fd, octets[done:], offset + done)
+                n = os.pwrite(segment.write_fd, octets[done:], offset + done)
+            if segment.method == DIRECT and done + n < len(octets):
+                n -= n % BLOCK_OCTETS
+            if not n:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            done += n
         if segment.method == FDATASYNC:
             os.fdatasync(segment.write_fd)

@@ -197,6 +197,11 @@ class Spool:
             self._drop_body(stored)  # nobody needs it soon: memory is for active messages
         self._schedule_results()
 
+    def release(self, stored: Stored) -> None:
+        """Its body is not needed soon: memory is for mail that moves."""
+        if stored.written:
+            self._drop_body(stored)
+
     def body(self, stored: Stored) -> Body:
         """The message as it is sent on: prefix and content."""
         return Body(stored, self._on_damage)

@@ -48,7 +48,9 @@ def model_record(kind: int, group: int, number: int, payload: bytes, sequence: i
 
 
 def model_group(records: list[tuple[int, int, bytes]], group: int) -> bytes:
-    octets = b"".join(model_record(kind, group, number, payload) for kind, number, payload in records)
+    octets = b"".join(
+        model_record(kind, group, number, payload) for kind, number, payload in records
+    )
     rest = -len(octets) % BLOCK_OCTETS
     if rest >= RECORD_HEADER_OCTETS:
         return octets + model_record(1, group, 0, bytes(rest - RECORD_HEADER_OCTETS))
@@ -104,7 +106,10 @@ def test_groups_on_disk_are_the_model(segment):
     second = [(2, 14, b"y" * (BLOCK_OCTETS - RECORD_HEADER_OCTETS - 16))]
     writer.append(2, 14, 14, second[0][2][:10], second[0][2][10:20], second[0][2][20:])
     writer.drain()
-    assert writer.completed() == [(0, 1, BLOCK_OCTETS, [11, 12, 13]), (0, 1, 2 * BLOCK_OCTETS, [14])]
+    assert writer.completed() == [
+        (0, 1, BLOCK_OCTETS, [11, 12, 13]),
+        (0, 1, 2 * BLOCK_OCTETS, [14]),
+    ]
     assert writer.pending_octets == 0 and not writer.busy and writer.writes == 2
     writer.close()
     data = path.read_bytes()
@@ -220,7 +225,8 @@ def model_scan(data: bytes, start: int, end: int) -> list[int]:
 
 
 LOG = b"".join(
-    model_group([(2, 7 * i + j, bytes([i * 16 + j]) * (37 * j + i)) for j in range(1 + i % 3)], i) for i in range(4)
+    model_group([(2, 7 * i + j, bytes([i * 16 + j]) * (37 * j + i)) for j in range(1 + i % 3)], i)
+    for i in range(4)
 )
 
 
@@ -238,7 +244,9 @@ def test_scan_of_damaged_and_truncated_logs(at: int, flip: int, end: int):
 
 
 def test_stale_records_are_never_believed():
-    old = model_group([(2, 99, b"old")], 0).replace(struct.pack("<Q", MARK), struct.pack("<Q", MARK + 2))
+    old = model_group([(2, 99, b"old")], 0).replace(
+        struct.pack("<Q", MARK), struct.pack("<Q", MARK + 2)
+    )
     data = model_group([(2, 1, b"new")], 0) + old + model_record(2, 0, 98, b"other", sequence=2)
     records, broken, tail = scan_records(data, MARK, 1, 0, len(data))
     assert [record[2] for record in records] == [1] and not broken and tail == BLOCK_OCTETS
@@ -263,7 +271,9 @@ def test_ids_are_numbers_and_sort_like_them(a: int, b: int):
     assert (encode_number(a) < encode_number(b)) == (a < b)
 
 
-@pytest.mark.parametrize("text", ["", "0000000000", "00000000000U", "00000000000i", "0000000000000"])
+@pytest.mark.parametrize(
+    "text", ["", "0000000000", "00000000000U", "00000000000i", "0000000000000"]
+)
 def test_what_is_no_id(text: str):
     with pytest.raises(ValueError, match="queue id"):
         decode_number(text)

@@ -28,7 +28,12 @@ SMALL = SpoolSettings(
 def make_envelope(recipients: int = 1, durability: str = "fsync") -> Envelope:
     forward_paths = [Recipient(f"r{i}@example.org") for i in range(recipients)]
     return Envelope(
-        "s@example.org", forward_paths, time.time_ns(), message_id="<1@example.org>", durability=durability, facts=Facts(5)
+        "s@example.org",
+        forward_paths,
+        time.time_ns(),
+        message_id="<1@example.org>",
+        durability=durability,
+        facts=Facts(5),
     )
 
 
@@ -97,7 +102,10 @@ class Rig:
                 self.until(lambda resumed=resumed: resumed)
         told: list[tuple[Stored | None, SpoolError | None]] = []
         incoming.commit(
-            make_envelope(recipients, durability), prefix, content, lambda *result: told.append(result)
+            make_envelope(recipients, durability),
+            prefix,
+            content,
+            lambda *result: told.append(result),
         )
         assert not told, "done() is called later, never from commit()"
         self.until(lambda: told)

@@ -40,7 +40,12 @@ def test_a_message_and_its_states_survive_a_restart(rig: Rig):
     assert list(again.states) == [PENDING, RELAYED, PENDING] and again.unsettled == 2
     assert again.details == {0: b"451 later"}
     assert list(again.attempts) == [2, 0, 0]
-    assert (again.next_attempt_at, again.held, again.priority, again.route) == (12345, True, -3, "smtp://other")
+    assert (again.next_attempt_at, again.held, again.priority, again.route) == (
+        12345,
+        True,
+        -3,
+        "smtp://other",
+    )
     assert again.envelope == stored.envelope
     assert not rig.spool.body(again).in_memory
     assert rig.read(again) == b"Received: here\r\nhello\r\n"
@@ -127,7 +132,9 @@ def test_memory_durability_answers_at_once_and_is_written_all_the_same(rig: Rig)
 def test_bodies_in_memory_are_bounded(rig: Rig):
     messages = [rig.store(bytes(4000), prefix=b"") for _ in range(30)]
     assert rig.spool.kept_octets <= SMALL.memory_octets
-    assert [rig.spool.body(m).in_memory for m in messages].count(True) == SMALL.memory_octets // 4000
+    assert [rig.spool.body(m).in_memory for m in messages].count(
+        True
+    ) == SMALL.memory_octets // 4000
     assert all(rig.read(m) == bytes(4000) for m in messages)
     messages[0].next_attempt_at = time.time_ns() + 10**12
     rig.spool.update(messages[0])  # not needed soon: makes room
@@ -181,7 +188,7 @@ def test_large_messages_move_too(rig: Rig):
 def test_settled_messages_stay_settled_when_their_record_moves(rig: Rig):
     """Messages share a segment with held ones; their SETTLED records are in segments that come and go."""
     settled, held = [], []
-    for i in range(12):
+    for _ in range(12):
         settled.append(rig.store(bytes(3000)))
         held.append(rig.store(bytes(7000)))
     for message in settled:
@@ -206,7 +213,9 @@ def test_ids_rise_and_carry_the_worker(tmp_path: Path, monkeypatch: pytest.Monke
     rig.spool.settle(last, 0, RELAYED)
     rig.spool.settle(stored, 0, RELAYED)
     rig.close()
-    monkeypatch.setattr(time, "time_ns", lambda: 1_600_000_000 * 10**9)  # the clock was set back over the restart
+    monkeypatch.setattr(
+        time, "time_ns", lambda: 1_600_000_000 * 10**9
+    )  # the clock was set back over the restart
     rig.open()
     assert rig.spool.new_id() > last.queue_id
     assert rig.spool.new_id() > last.queue_id
@@ -226,7 +235,11 @@ def test_limits_are_told_before_the_content_comes(tmp_path: Path):
     first = rig.store()
     rig.store()
     refusal = rig.spool.check()
-    assert isinstance(refusal, SpoolFull) and refusal.reply.code == 452 and refusal.reply.enhanced == "4.3.1"
+    assert (
+        isinstance(refusal, SpoolFull)
+        and refusal.reply.code == 452
+        and refusal.reply.enhanced == "4.3.1"
+    )
     stored, error = rig.commit()
     assert stored is None and isinstance(error, SpoolFull)
     rig.spool.settle(first, 0, RELAYED)
@@ -277,10 +290,20 @@ def test_mail_of_a_former_worker_is_adopted(tmp_path: Path):
 def test_settings_name_what_is_wrong():
     assert SpoolSettings().problems() == [] and SMALL.problems() == []
     wrong = SpoolSettings(
-        segment_octets=100, spare_segments=0, compact_below=0.9, write_method="hope", min_free_octets=-1
+        segment_octets=100,
+        spare_segments=0,
+        compact_below=0.9,
+        write_method="hope",
+        min_free_octets=-1,
     )
     keys = [problem.partition(":")[0] for problem in wrong.problems()]
-    assert {"segment_octets", "spare_segments", "compact_below", "write_method", "min_free_octets"} <= set(keys)
+    assert {
+        "segment_octets",
+        "spare_segments",
+        "compact_below",
+        "write_method",
+        "min_free_octets",
+    } <= set(keys)
 
 
 def test_envelope_of_a_thousand_recipients(rig: Rig):
@@ -288,5 +311,7 @@ def test_envelope_of_a_thousand_recipients(rig: Rig):
     for i in range(0, 1000, 2):
         rig.spool.settle(stored, i, RELAYED)
     (again,) = rig.reopen().messages
-    assert again.unsettled == 500 and again.envelope.recipients[999].forward_path == "r999@example.org"
+    assert (
+        again.unsettled == 500 and again.envelope.recipients[999].forward_path == "r999@example.org"
+    )
     assert make_envelope(2).recipients[1].domain == "example.org"

@@ -37,7 +37,9 @@ class Written:
         return self.records[-1][3] + RECORD_HEADER_OCTETS + self.records[-1][4]
 
     def whole(self, kind: int, end: int) -> list[tuple[int, int, int, int, int]]:
-        return [r for r in self.records if r[0] == kind and r[3] + RECORD_HEADER_OCTETS + r[4] <= end]
+        return [
+            r for r in self.records if r[0] == kind and r[3] + RECORD_HEADER_OCTETS + r[4] <= end
+        ]
 
     def expected(self, end: int) -> dict[str, bytes]:
         """What must be recovered when only the octets before end are there."""
@@ -66,7 +68,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     told: list[str] = []
     for i, incoming in enumerate(messages):
         contents[incoming.queue_id] = b"G" * (100 + i)
-        incoming.commit(make_envelope(), b"", b"G" * (100 + i), lambda stored, error: told.append(stored.queue_id))
+        incoming.commit(
+            make_envelope(),
+            b"",
+            b"G" * (100 + i),
+            lambda stored, error: told.append(stored.queue_id),
+        )
     rig.until(lambda: len(told) == 3)
     directory = rig.spool.directory
     path = rig.spool.log.segments[1].path
@@ -115,7 +122,9 @@ def test_truncated_at_every_octet_of_the_last_records(written: Written, tmp_path
 
 
 @pytest.mark.parametrize("fill", [b"\0", b"\xff", b"garbage "])
-def test_overwritten_from_every_octet_of_the_last_records(written: Written, tmp_path: Path, fill: bytes):
+def test_overwritten_from_every_octet_of_the_last_records(
+    written: Written, tmp_path: Path, fill: bytes
+):
     start = written.records[-3][3]
     for end in range(start, written.end, 3 if fill != b"\0" else 1):
         rest = len(written.octets) - end
@@ -142,7 +151,9 @@ def check_damage(written: Written, recovery: Recovery, found: dict[str, bytes]) 
     for queue_id in set(expected) - set(found):
         places = [r for r in written.records if encode_number(r[2]) == queue_id]
         assert any(covered(r[3]) for r in places), f"{queue_id} was dropped in silence"
-    if set(found) - set(expected):  # a SETTLED record was lost: its messages come again, and it is reported
+    if set(found) - set(
+        expected
+    ):  # a SETTLED record was lost: its messages come again, and it is reported
         assert any(covered(r[3]) for r in written.records if r[0] == SETTLED)
 
 
@@ -158,7 +169,9 @@ def test_a_flipped_octet_anywhere_in_every_header(written: Written, tmp_path: Pa
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_damage_anywhere(written: Written, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
+def test_damage_anywhere(
+    written: Written, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
     octets = bytearray(written.octets)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, written.end - 1))
