@@ -2,7 +2,8 @@
 
     Flow      bind → read keys → fork workers → wait for signals, deaths and reports → drain → leave
     Files     state_dir/lock: held by us and, through the fork, by every worker: a partition of the
-              spool never has two owners, not even when we are killed and started again at once
+              spool never has two owners, not even when we are killed and started again at once (the
+              new one then waits until the workers that were left behind are gone)
     Limits    a worker that dies is started again after 1 s, doubling to 30 s
     Errors    StartError: nothing was started; a refused reload is logged, the old configuration stays
     Blocking  it may: it serves nobody.  No event loop, no threads: it forks
@@ -49,6 +50,8 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
 STEADY_S = 60.0  # a worker that ran so long starts its backoff anew
 KILL_GRACE_S = 5.0  # what a worker may need behind drain_s to write its last records
+
+LOCK_POLL_S = 0.05
 
 # A running gateway cannot change these: they decide who owns which files.
 FIXED = ("state_dir", "workers", "user", "group")
@@ -135,7 +138,7 @@ class Supervisor:
                 _make_directory(directory, uid, gid)
             except OSError as error:
                 raise StartError(f"{error.filename}: {error.strerror}") from None
-        self._lock = _lock(config.state_dir / "lock")
+        self._lock = self._take_lock(config.state_dir / "lock")
         _raise_file_limit(config)
         try:
             self._keys = KeyMaterial.read(config)
@@ -144,6 +147,38 @@ class Supervisor:
         self._sockets = self._bind(config, {})
         for name in self._sockets:
             self.log.event("listening", address=_shown(self._sockets[name][0]), configured=name)
+
+    def _take_lock(self, path: Path) -> int:
+        """The descriptor that makes state_dir ours.  Raises StartError when it is somebody else's."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StartError(f"{path}: {error.strerror}") from None
+        try:
+            # fcntl's locks do not pass to children: this one tells whether a supervisor lives.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _try_flock(descriptor):
+                self._await_orphans(descriptor)
+        except (BlockingIOError, PermissionError):
+            reason = "is in use by another gateway; stop it, or choose another state_dir"
+        except TimeoutError:
+            reason = "is still in use by the workers of a gateway that was killed"
+        except OSError as error:
+            reason = f"cannot be locked: {error.strerror}"
+        else:
+            return descriptor
+        os.close(descriptor)
+        raise StartError(f"{path.parent} {reason}")
+
+    def _await_orphans(self, descriptor: int) -> None:
+        """Workers whose supervisor was killed drain and leave.  Raises TimeoutError."""
+        bound_s = self._config.drain_s + KILL_GRACE_S
+        self.log.warning("waiting", reason="workers of a gateway that was killed", bound_s=bound_s)
+        deadline = time.monotonic() + bound_s
+        while not _try_flock(descriptor):
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            time.sleep(LOCK_POLL_S)
 
     def _bind(
         self, config: Config, known: dict[str, list[socket.socket]]
@@ -508,17 +543,12 @@ def _make_directory(path: Path, uid: int, gid: int) -> None:
             os.chown(path, uid, gid)
 
 
-def _lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+def _try_flock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        raise StartError(
-            f"{path.parent} is in use by another gateway (or its workers still drain); "
-            "stop it, or choose another state_dir"
-        ) from None
-    return descriptor
+        return False
+    return True
 
 
 def _raise_file_limit(config: Config) -> None:

@@ -178,8 +178,9 @@ class Sink:
         for session in list(self.sessions):
             session.transport.abort()
         await self._server.wait_closed()
-        if self.ledger is not None:
-            self.ledger.close()
+        ledger, self.ledger = self.ledger, None  # a session may hear of its end later
+        if ledger is not None:
+            ledger.close()
         return SinkResult(
             messages=self.messages,
             recipients=self.recipients,
