@@ -10,6 +10,7 @@ Bugs      in turn only; an address given twice has twice the share
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Iterable
@@ -55,7 +56,8 @@ class Egress:
         self._pools: dict[tuple[str, ...], EgressPool] = {}
         self._watch = AddressWatch(netlink, self._set_up)
         self._down: frozenset[str] = frozenset()
-        self._started = False
+        self._may_watch = False
+        self._beginning: asyncio.Task[None] | None = None
 
     def pool(self, addresses: Iterable[str]) -> EgressPool | None:
         """The pool of these addresses, one for all who name the same; None for no addresses."""
@@ -67,22 +69,29 @@ class Egress:
             found = self._pools[key] = EgressPool(key)
             if self._watch.up:
                 self._set_up(self._watch.up)
+            elif self._may_watch:
+                self._beginning = asyncio.get_running_loop().create_task(self._begin())
         return found
 
     async def start(self) -> None:
-        """Watch from the first pool on; call it again after a reload that may have brought pools.
+        """The addresses are watched from now on, or from the first pool on (a reload may bring it).
 
         When watching is not possible all addresses are used; said once.
         """
-        if not self._pools or self._started:
-            return
-        self._started = True
+        self._may_watch = True
+        if self._pools:
+            await self._begin()
+
+    async def _begin(self) -> None:
+        self._may_watch = False
         try:
             await self._watch.start()
         except NetlinkError as error:
             logger.warning("source addresses are not watched: %s", error)
 
     def close(self) -> None:
+        if self._beginning is not None:
+            self._beginning.cancel()
         self._watch.close()
 
     @property

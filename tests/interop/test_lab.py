@@ -10,14 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lab as lab_module
 import pytest
 import uvloop
-from interop_peers import wait_for
-from lab import Host, Lab, LabError
+from interop_peers import RunningGateway, RunningSink, route, wait_for
+from lab import NETWORK, PREFIX_LENGTH, Host, Lab, LabError
+from smtp_blaster import ledger
+from smtp_blaster.sink import SinkPlan
+from smtp_blaster.source import Plan, Result, Source
 
 from gateway.net.egress import Egress
 from gateway.net.netlink import Netlink
@@ -175,7 +178,7 @@ def test_egress_addresses_follow_their_links(lab: Lab) -> None:
 def test_a_lab_whose_process_died_is_cleared_away(lab: Lab) -> None:
     script = (
         "import os, sys; from lab import Lab\n"
-        "lab = Lab('a').__enter__(); child = lab['a'].popen(['sleep', '600'], stdout=-3)\n"
+        "lab = Lab('a').__enter__(); child = lab['a'].popen(['sleep', '600'], stdout=-3, stderr=-3)\n"
         "print(os.getpid(), child.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )
     child = subprocess.run(
@@ -193,3 +196,101 @@ def test_a_lab_whose_process_died_is_cleared_away(lab: Lab) -> None:
     assert sorted(lab_module.remove_stale()) == sorted(left)
     assert lab["sender"].namespace in os.listdir(lab_module.RUN_DIR)
     wait_for(lambda: not Path("/proc", sleeper, "exe").exists(), "the end of the lab's process")
+
+
+# -- the whole gateway between two other hosts ----------------------------------------------------
+
+
+@pytest.fixture
+def sink(lab: Lab, tmp_path: Path) -> Iterator[RunningSink]:
+    host = lab["nexthop"]
+    with host.inside():  # and so is the thread it starts
+        plan = SinkPlan(address=f"{host.address}:0", ledger=str(tmp_path / "delivered"))
+        running = RunningSink(plan)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def serve(lab: Lab, sink: RunningSink, tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
+    """serve(**settings of the route): the gateway on its host, relaying to the sink."""
+    running: list[RunningGateway] = []
+
+    def make(**settings: object) -> RunningGateway:
+        config = {
+            "listen": [{"service": "smtp", "address": "0.0.0.0:25"}],
+            "route": [route(f"smtp://{lab['nexthop'].address}:{sink.port}", **settings)],
+            "access": {"relay_from": [NETWORK.format(0) + f"/{PREFIX_LENGTH}"]},
+            "queue": {"retry_s": [1.0], "connect_retry_s": [0.5]},
+        }
+        with lab["gateway"].inside():
+            running.append(RunningGateway(tmp_path, config))
+        return running[-1]
+
+    yield make
+    for gateway in running:
+        gateway.kill()
+
+
+def blast(lab: Lab, where: Path, **plan: object) -> Source:
+    target = f"{lab['gateway'].address}:25"
+    return Source(Plan(target=target, owned=True, ledger=str(where / "accepted"), **plan))
+
+
+def arrived(sink: RunningSink, where: Path, messages: int) -> ledger.Difference:
+    """The difference of the ledgers, once so many messages are in the sink's."""
+    wait_for(lambda: len(sink.receipts) >= messages, f"{messages} deliveries", timeout_s=60.0)
+    sink.stop()
+    return ledger.compare(ledger.read(where / "accepted"), ledger.read(where / "delivered"))
+
+
+def test_every_message_arrives_over_long_and_lossy_lines(
+    lab: Lab, sink: RunningSink, serve: Callable[..., RunningGateway], tmp_path: Path
+) -> None:
+    serve()
+    for name in ("sender", "nexthop"):  # 50 ms there and back on each line
+        lab[name].link.shape(delay_s=0.025, loss=0.01)
+    with lab["sender"].inside():
+        source = blast(
+            lab, tmp_path, connections=10, messages=200, size_octets=8000, pipelining=True
+        )
+        result = asyncio.run(source.run())
+    assert result.accepted == 200
+    difference = arrived(sink, tmp_path, 200)
+    assert (difference.lost, difference.altered, difference.unpromised) == (0, 0, 0)
+
+
+def test_relaying_goes_on_when_a_source_address_goes_down(
+    lab: Lab, sink: RunningSink, serve: Callable[..., RunningGateway], tmp_path: Path
+) -> None:
+    first, second = lab["gateway"].link, lab["gateway"].add_link()
+    gateway = serve(
+        source_addresses=[first.address, second.address],
+        messages_per_connection=1,
+        max_connections=4,
+    )
+
+    def peers(since: int) -> set[str]:
+        return {receipt.client.rpartition(":")[0] for receipt in sink.receipts[since:]}
+
+    def send(messages: int) -> Result:
+        with lab["sender"].inside():
+            source = blast(lab, tmp_path, connections=2, messages=messages, size_octets=1000)
+            return asyncio.run(source.run())
+
+    def said(word: str) -> bool:
+        return any(word in str(e) and second.address in str(e) for e in gateway.log())
+
+    assert send(20).accepted == 20
+    wait_for(lambda: len(sink.receipts) == 20, "the first 20")
+    assert peers(0) == {first.address, second.address}
+    second.down()
+    wait_for(lambda: said("left out"), "the gateway to notice")
+    assert send(20).accepted == 20
+    wait_for(lambda: len(sink.receipts) == 40, "the next 20")
+    assert peers(20) == {first.address}
+    second.up()
+    wait_for(lambda: said("up again"), "the gateway to notice")
+    assert send(20).accepted == 20
+    wait_for(lambda: len(sink.receipts) == 60, "the last 20")
+    assert peers(40) == {first.address, second.address}

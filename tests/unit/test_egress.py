@@ -83,6 +83,23 @@ def test_unwatched_addresses_are_all_used(
     asker.close()
 
 
+def test_the_first_pool_may_come_after_the_start() -> None:
+    async def main() -> None:
+        asker = Netlink()
+        egress = Egress(asker)
+        await egress.start()
+        pool = egress.pool(["127.0.0.1", "192.0.2.77"])
+        assert pool is not None
+        while not egress.down:
+            await asyncio.sleep(0.01)
+        assert egress.down == {"192.0.2.77"}
+        assert {pool.next(V4) for _ in range(4)} == {"127.0.0.1"}
+        egress.close()
+        asker.close()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_what_gateway_check_lists() -> None:
     up = frozenset({"192.0.2.1", "2001:db8::1"})
     assert missing(["192.0.2.1", "2001:DB8::1", "192.0.2.9"], up) == ["192.0.2.9"]
