@@ -14,6 +14,7 @@ all the same when something of it can be recognised, for a damaged last record l
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import struct
@@ -57,6 +58,7 @@ HEADER = struct.Struct(
     "<QIIIIQ"
 )  # as in logwriter.h: mark, crc, length, sequence, type and group, number
 
+WHOLE = (MESSAGE, END)  # records that make a message
 Record = tuple[int, int, int, int, int]  # type, group, number, offset, length
 
 
@@ -87,8 +89,21 @@ class Recovery:
 
 
 def recover_partition(directory: Path, damaged: Path) -> Recovery:
+    """Everything that the segments in directory tell.  Their files stay open in the Recovery."""
     started = time.monotonic()
     recovery = Recovery()
+    collecting = gc.isenabled()
+    gc.disable()  # a million objects that all stay: looking for garbage among them doubles the time
+    try:
+        _recover(directory, damaged, recovery)
+    finally:
+        if collecting:
+            gc.enable()
+    recovery.duration_s = time.monotonic() - started
+    return recovery
+
+
+def _recover(directory: Path, damaged: Path, recovery: Recovery) -> None:
     for path in sorted(directory.glob("*.log")):
         segment = _open(path, damaged, recovery)
         if segment is not None:
@@ -96,8 +111,6 @@ def recover_partition(directory: Path, damaged: Path) -> Recovery:
     recovery.segments.sort(key=lambda segment: segment.sequence)
     _Reader(recovery, damaged).run()
     recovery.messages.sort(key=lambda stored: stored.number)
-    recovery.duration_s = time.monotonic() - started
-    return recovery
 
 
 def _open(path: Path, damaged: Path, recovery: Recovery) -> Segment | None:
@@ -135,26 +148,35 @@ def _identify(fd: int, size: int) -> tuple[int, int, int, int] | None:
 
 
 def _read(fd: int, offset: int, octets: int) -> bytearray:
-    """What can be read; octets that the disk refuses are zeros."""
+    """Up to so many octets; what the disk refuses is zeros."""
     buffer = bytearray(octets)
-    view = memoryview(buffer)
-    done = 0
-    while done < octets:
-        step = view[done : done + READ_OCTETS]
+    with memoryview(buffer) as view:
+        done, _ = _read_into(fd, offset, view)
+    del buffer[done:]
+    return buffer
+
+
+def _read_into(fd: int, offset: int, view: memoryview) -> tuple[int, list[tuple[int, int, int]]]:
+    """How many octets there are, and (offset, octets, errno) of those that the disk refuses: they are zeros."""
+    refused: list[tuple[int, int, int]] = []
+    done, step = 0, READ_OCTETS
+    while done < len(view):
+        piece = view[done : done + step]
         try:
-            n = os.preadv(fd, [step], offset + done)
+            n = os.preadv(fd, [piece], offset + done)
         except OSError as error:
-            logger.error(
-                "spool: cannot read %d octets at %d: %s", len(step), offset + done, error.strerror
-            )
-            n = len(step)
+            if len(piece) > BLOCK_OCTETS:
+                step = BLOCK_OCTETS  # find the good blocks around the bad one
+                continue
+            piece[:] = bytes(len(piece))
+            refused.append((offset + done, len(piece), error.errno or 0))
+            n = len(piece)
         if not n:
             break
         done += n
-    del step, view
-    if done < octets:
-        del buffer[done:]
-    return buffer
+        if done % READ_OCTETS == 0:
+            step = READ_OCTETS
+    return done, refused
 
 
 class _Reader:
@@ -164,16 +186,16 @@ class _Reader:
         self._recovery = recovery
         self._damaged = damaged
         self._segments = {segment.sequence: segment for segment in recovery.segments}
-        self._settled: set[int] = set()
-        self._settled_in: list[tuple[Segment, int]] = []
+        self._settled: dict[int, Segment] = {}  # number -> segment of the record that says so
         self._results: dict[int, dict[int, tuple[int, bytes]]] = {}
         self._updates: dict[int, Update] = {}
         self._touched: dict[int, set[Segment]] = {}
         self._messages: dict[int, Stored] = {}
-        self._copies: dict[int, list[Segment]] = {}  # where else the message lies
         self._needed: dict[tuple[int, int], Stored] = {}  # CHUNK records that were not met yet
         self._later_records = False
         self._cuts: dict[int, int] = {}
+        size = max((segment.size for segment in recovery.segments), default=0)
+        self._buffer = memoryview(bytearray(size))
 
     def run(self) -> None:
         for segment in reversed(self._recovery.segments):
@@ -185,82 +207,77 @@ class _Reader:
             if number in missing:
                 continue
             restore(stored, self._results.get(number, {}), self._updates.get(number))
-            stored.ghosts = tuple(self._copies.get(number, [])[1:])
             stored.written = True
             stored.touched = tuple(self._touched.get(number, ()))
             for segment in stored.touched:
                 segment.touched.add(stored)
             add_live(stored)
             self._recovery.messages.append(stored)
-        for segment, number in self._settled_in:
-            for place in self._copies.get(number, ()):
-                if place is not segment:
-                    segment.tombs.setdefault(place.sequence, []).append(number)
 
     def _read_segment(self, segment: Segment) -> None:
-        octets = _read(segment.fd, 0, segment.size)
-        self._recovery.octets += len(octets)
-        cut = self._cuts.get(segment.sequence)
-        end = min(segment.limit, len(octets)) if cut is None else min(cut, len(octets))
-        segment.cut = cut
-        segment.retired = cut is not None
+        got, refused = _read_into(segment.fd, 0, self._buffer[: segment.size])
+        octets = self._buffer[:got]
+        self._recovery.octets += got
+        for offset, length, error in refused:
+            self._report(segment, octets, offset, offset + length, True, os.strerror(error))
+        if got < segment.size:
+            self._report(segment, octets, got, got, False, "the file is shorter than it was made")
+        cut = segment.cut = self._cuts.get(segment.sequence)
+        segment.retired = segment.retired or cut is not None
+        end = min(segment.limit if cut is None else cut, got)
         records, broken, tail = scan_records(
             octets, segment.mark, segment.sequence, FIRST_RECORD, end
         )
         if cut is None:
-            self._check_tail(segment, octets, records, tail, end)
+            self._check_tail(segment, octets, tail, end)
         for start, stop in broken:
             behind = [group for _, group, _, offset, _ in records if offset >= stop]
             sure = self._later_records or (bool(behind) and max(behind) > behind[0])
-            self._report(
-                segment, octets, start, stop, sure, "octets between two records are damaged"
-            )
-        if len(octets) < segment.size:
-            self._report(
-                segment,
-                octets,
-                len(octets),
-                len(octets),
-                False,
-                "the file is shorter than it was made",
-            )
-        view = memoryview(octets)
-        for record in reversed(records):
-            try:
-                self._apply(segment, record, view)
-            except (msgspec.MsgspecError, struct.error, ValueError) as error:
-                _, _, number, offset, length = record
-                stop = offset + RECORD_HEADER_OCTETS + length
-                self._report(
-                    segment, octets, offset, stop, True, f"record cannot be read: {error}", [number]
-                )
+            self._report(segment, octets, start, stop, sure, "octets between records are damaged")
+        self._apply_all(segment, records, octets)
         self._later_records = self._later_records or bool(records)
 
-    def _apply(self, segment: Segment, record: Record, octets: memoryview) -> None:
-        kind, _, number, offset, length = record
-        if number:
-            self._recovery.clock = max(self._recovery.clock, number >> WORKER_BITS)
-        start = offset + RECORD_HEADER_OCTETS
-        payload = octets[start : start + length]
-        if kind in (MESSAGE, END):
-            self._copies.setdefault(number, []).append(segment)
-            if number not in self._settled and number not in self._messages:
+    def _apply_all(self, segment: Segment, records: list[Record], octets: memoryview) -> None:
+        settled, highest = self._settled, 0
+        for record in reversed(records):
+            kind, _, number, offset, length = record
+            highest = max(highest, number)
+            if kind in WHOLE and number in settled:
+                teller = settled[number]
+                if teller is not segment:
+                    teller.tombs.setdefault(segment.sequence, []).append(number)
+                continue
+            start = offset + RECORD_HEADER_OCTETS
+            try:
+                self._apply(segment, kind, number, offset, octets[start : start + length])
+            except (msgspec.MsgspecError, struct.error, ValueError) as error:
+                what = f"record cannot be read: {error}"
+                self._report(segment, octets, offset, start + length, True, what, [number])
+        self._recovery.clock = max(self._recovery.clock, highest >> WORKER_BITS)
+
+    def _apply(
+        self, segment: Segment, kind: int, number: int, offset: int, payload: memoryview
+    ) -> None:
+        if kind in WHOLE:
+            known = self._messages.get(number)
+            if known is None:
                 self._message(segment, kind, number, offset, payload)
+            else:  # compaction copied it, and a crash came before this segment was given back
+                known.ghosts = (*known.ghosts, segment)
         elif kind == CHUNK:
             self._needed.pop((segment.sequence, offset), None)
         elif kind == SETTLED:
             for settled in unpack_numbers(payload):
-                self._settled.add(settled)
-                self._settled_in.append((segment, settled))
+                self._settled.setdefault(settled, segment)
         elif kind == CUT:
             for sequence, _, cut in EXTENT.iter_unpack(payload):
                 segment.cuts.setdefault(sequence, cut)
                 self._cuts.setdefault(sequence, cut)
         elif number not in self._settled:
             if kind == RESULT:
-                known = self._results.setdefault(number, {})
+                results = self._results.setdefault(number, {})
                 for index, state, detail in unpack_results(payload):
-                    known.setdefault(index, (state, detail))
+                    results.setdefault(index, (state, detail))
             elif kind == UPDATE:
                 self._updates.setdefault(number, unpack_update(payload))
             self._touched.setdefault(number, set()).add(segment)
@@ -288,9 +305,7 @@ class _Reader:
 
     # -- damage ------------------------------------------------------------------------------------------------------
 
-    def _check_tail(
-        self, segment: Segment, octets: bytearray, records: list[Record], tail: int, end: int
-    ) -> None:
+    def _check_tail(self, segment: Segment, octets: memoryview, tail: int, end: int) -> None:
         """Is what follows the last whole record a record that was damaged, or merely what a former use left?"""
         headers = find_headers(octets, segment.mark, tail, end)
         if headers:
@@ -317,7 +332,7 @@ class _Reader:
     def _report(
         self,
         segment: Segment,
-        octets: bytearray,
+        octets: memoryview,
         start: int,
         stop: int,
         acknowledged: bool,
