@@ -231,6 +231,8 @@ class SmtpAgent:
         self._release(connection)
         delivery.returned = True
         self._waiting.appendleft(delivery)
+        if connection.is_retired:  # on_gone() may have been before: the content was still being read
+            self._dispatch()
 
     def on_gone(self, connection: SmtpConnection, failure: Verdict | None) -> None:
         """The connection is closed; with `failure` it never became ready."""

@@ -110,6 +110,11 @@ class RunningSink:
         )
         return self.receipts
 
+    def flush(self) -> None:
+        """The ledger so far will be in its file very soon."""
+        assert self.sink.ledger is not None
+        self._loop.call_soon_threadsafe(self.sink.ledger.flush)
+
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self.sink.finished.set)

@@ -33,7 +33,7 @@ def stages(command: str) -> list[tuple[str, ...]]:
     [
         (), ("-8",), ("-a",), ("-C",), ("-e",), ("-E",), ("-F",), ("-N",), ("-p",), ("-P",),
         ("-8", "-e", "-p"), ("-H", "1"), ("-H", "1", "-T", "1024"), ("-T", "1024"), ("-w", "1"),
-        ("-W", "MAIL:1"), ("-W", "RCPT:1"), ("-m", "1"), ("-f", "EHLO"), ("-f", "QUIT"), ("-r", "RSET"), ("-q", "QUIT"),
+        ("-p", "-W", "MAIL:1"), ("-p", "-W", "RCPT:1"), ("-m", "1"), ("-f", "EHLO"), ("-f", "QUIT"), ("-r", "RSET"), ("-q", "QUIT"),
     ],
     ids=lambda words: " ".join(words) or "plain",
 )  # fmt: skip
