@@ -12,7 +12,8 @@
 
 What ends a line.  In normalized content only CRLF is left.  Where octets are kept as found, lines, longest_line and
 dot_lines are those of the content as stuff(repair=True) sends it: CRLF, a bare LF and a bare CR each end a line.  So
-dot_lines is always the number of dots that stuff() adds.  Content with bare CR or LF must be sent with repair=True.
+dot_lines is always the number of dots that stuff() adds.  Content with bare CR, bare LF or NUL must be sent with
+repair=True.
 """
 
 cimport cython
@@ -576,8 +577,8 @@ cdef enum:
 cdef class DataEncoder:
     """Makes of content, slice by slice, what DATA sends: stuffed dots (RFC 5321 §4.5.2), and the end of the data.
 
-    repair: a bare LF or CR becomes CRLF.  Without it the content must not have any; a "." behind a bare LF is stuffed
-    all the same, lest a careless receiver finds the end of data in it.
+    repair: a bare LF or CR becomes CRLF, a NUL a space.  Without it the content must not have any; a "." behind a bare
+    LF is stuffed all the same, lest a careless receiver finds the end of data in it.
     """
 
     cdef bint repair
@@ -616,6 +617,8 @@ cdef class DataEncoder:
             n = <size_t> view.len
             if n == 0:
                 return 0
+            if self.repair and memchr(p, NUL, n) is not NULL:  # not text (RFC 5322 §2.1), and some receivers drop it
+                return self.encode_slice(bytes(octets).replace(b"\0", b" "))
             while i < n:
                 before = p[i - 1] if i else self.last
                 if before == CR and p[i] != LF and self.repair:

@@ -159,8 +159,8 @@ class DataDecoder:
 class DataEncoder:
     """Makes of content, slice by slice, what DATA sends: stuffed dots (RFC 5321 §4.5.2), and the end of the data.
 
-    repair: a bare LF or CR becomes CRLF.  Without it the content must not have any; a "." behind a bare LF is stuffed
-    all the same, lest a careless receiver finds the end of data in it.
+    repair: a bare LF or CR becomes CRLF, a NUL a space.  Without it the content must not have any; a "." behind a bare
+    LF is stuffed all the same, lest a careless receiver finds the end of data in it.
     """
 
     def __init__(self, repair: bool = False) -> None: ...

@@ -45,7 +45,7 @@ class Delivery:
         self.transaction: Transaction | None = None  # None after prepare(): all recipients are refused
         self.positions: list[int] | None = None  # index in job.recipients by index in the transaction; None: the same
         self.refused: dict[int, Verdict] = {}  # by index in job.recipients
-        self.repair = False  # bare CR and LF must become CRLF before DATA
+        self.repair = False  # before DATA bare CR and LF must become CRLF, and NULs spaces
         self.dsn = False  # the peer was told NOTIFY and will report
         self.returned = False  # a connection was lost before the peer looked at it
         self.started_at = 0.0  # loop time
@@ -107,7 +107,7 @@ def prepare(delivery: Delivery, offered: Capabilities, *, lmtp: bool = False, xc
 
     kind = env.BODY_8BITMIME if facts.has_8bit else env.BODY_7BIT
     encode = facts.dot_lines > 0
-    repair = delivery.repair = facts.bare_lf > 0 or facts.bare_cr > 0
+    repair = delivery.repair = facts.bare_lf > 0 or facts.bare_cr > 0 or facts.has_nul
     if facts.has_8bit or envelope.body == env.BODY_BINARYMIME:
         if envelope.smtputf8 and not offered.smtputf8 and not _header_is_ascii(body, facts):
             _refuse(delivery, NO_UTF8_HEADER)

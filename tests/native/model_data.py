@@ -52,6 +52,7 @@ def stuff(
     content = b"".join(slices)
     if repair:
         content = LINE_END.sub(b"\r\n", content) if end else repair_but_last(content)
+        content = content.replace(b"\0", b" ")
     before = b"" if first else b"x"
     sent = re.sub(rb"(?m)^\.", b"..", before + content)[len(before) :]
     if end:

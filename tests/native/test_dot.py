@@ -489,7 +489,7 @@ def test_stuffing(dot: ModuleType, content: bytes, wire: bytes) -> None:
         (b"\n", b"\r\n.\r\n"),
         (b"\r", b"\r\n.\r\n"),
         (b"\r\r\n\n\r", b"\r\n\r\n\r\n\r\n.\r\n"),
-        (b"a\0\n", b"a\0\r\n.\r\n"),
+        (b"a\0\n", b"a \r\n.\r\n"),
     ],
 )
 def test_repair(dot: ModuleType, content: bytes, wire: bytes) -> None:
