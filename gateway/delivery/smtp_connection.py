@@ -110,8 +110,8 @@ class SmtpConnection:
     """A Handler of net.connection (the public methods from on_connected on), as its agent sees it."""
 
     __slots__ = (
-        "_address", "_addresses", "_agent", "_connection", "_encoder", "_failure", "_handshaking", "_inside",
-        "_left_octets", "_loop", "_pieces", "_preparing", "_reading", "_settings", "_streamed", "_tasks",
+        "_address", "_addresses", "_agent", "_closing", "_connection", "_encoder", "_failure", "_handshaking",
+        "_inside", "_left_octets", "_loop", "_pieces", "_preparing", "_reading", "_settings", "_streamed", "_tasks",
         "_tls_mode", "_unsent_octets", "_writable", "held", "is_ready", "is_retired", "machine", "peer", "slots",
         "tls",
     )  # fmt: skip
@@ -127,6 +127,7 @@ class SmtpConnection:
         self._tasks: set[asyncio.Future[None]] = set()
         self._failure: Verdict | None = None  # why there will be no READY
         self._handshaking = False
+        self._closing = False  # on_closed() is still to come
         self._inside = False  # our caller will flush
         self._preparing = False  # a delivery is read or converted off the loop
         self._streamed: Transaction | None = None
@@ -195,7 +196,7 @@ class SmtpConnection:
             task.cancel()
         if self._connection is not None:
             self._lose("4.3.2", "shutting down")
-        else:
+        elif not self._closing:
             self._agent.on_gone(self, None)
 
     # -- preparing ----------------------------------------------------------------------------------------------------
@@ -332,11 +333,18 @@ class SmtpConnection:
             self.tls = f"{version} {cipher}"
 
     def _end(self) -> None:
-        """This network connection is over; the next address, if it was of no use (RFC 5321 §5.1)."""
+        """This network connection is over; _ended() follows when it is closed."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
         self._streamed = None
+        if connection is None or connection.closed:
+            self._ended()
+        else:
+            self._closing = True
+            connection.abort()
+
+    def _ended(self) -> None:
+        """The next address, if this one was of no use (RFC 5321 §5.1)."""
+        self._closing = False
         failure = self._failure
         if failure is not None and self._addresses and not self._agent.is_closing:
             logger.info("%s: %s; trying another way", self.peer, failure[3])
@@ -372,6 +380,9 @@ class SmtpConnection:
         """on_closed() follows."""
 
     def on_closed(self, error: Exception | None) -> None:
+        if self._closing:
+            self._ended()
+            return
         if self._connection is None or self._handshaking:  # then start_tls() fails, too
             return
         name = self.machine.waiting_name
@@ -402,7 +413,7 @@ class SmtpConnection:
 
     def _take(self, events: list[Event]) -> None:
         agent = self._agent
-        if self.machine.is_closed:
+        if self.is_ready and self.machine.is_closed:
             agent.retire(self)
         for kind, value in events:
             if kind == DONE:

@@ -142,9 +142,9 @@ class ModelServer:
         return self._line(code)
 
     def _on_data(self, line: str) -> bytes:
-        if not self._accepted and not self.lenient_data:
+        if not self._accepted and not (self.lenient_data and self._number >= 0):
             return self._line(503, "no RCPT")
-        code = self._plan.data if self._number >= 0 else 354
+        code = self._plan.data
         if 300 <= code <= 399:
             self._mode = "data"
         return self._line(code)
