@@ -75,9 +75,7 @@ class InlineDelivery:
         self._outcomes: list[Outcome | None] = [None] * count
         self._waiting = count
         self._lanes: list[Lane] = []
-        self._timer = scheduler.timers.add(
-            scheduler.config.inline_wait_s, self._on_timeout
-        )
+        self._timer = scheduler.timers.add(scheduler.config.inline_wait_s, self._on_timeout)
 
     def start(self) -> None:
         """Give each lane its share."""
@@ -121,7 +119,11 @@ class InlineDelivery:
 
     def _on_timeout(self, _: object) -> None:
         """Those that still wait for a connection have waited long enough; those that run go on,
-        within the agent's own timeouts."""
+        within the agent's own timeouts, and are looked at again: a job may be given back."""
+        scheduler = self._scheduler
+        self._timer = scheduler.timers.add(
+            max(1.0, scheduler.config.inline_wait_s), self._on_timeout
+        )
         for lane in self._lanes:
             for task in lane.waiting():
                 if task.stored is self._message:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 GROUPS_MAX = 1000  # clients that are told apart; the mail of all others takes turns as one
 TROUBLE_MAX = 5  # transactions in a row that broke off without a reply: the hop counts as down
+RETURNED_MAX = 100  # jobs given back in a row without one that began: the hop counts as down
 
 # What a task is doing.
 READY = 0  # in its lane, to be sent as soon as it may
@@ -76,7 +77,7 @@ class Owner(Protocol):
     def on_put_back(self, task: Task, reason: Outcome) -> None:
         """The task is READY in its lane again: its next hop could not be connected to."""
 
-    def on_lane_down(self, lane: Lane, reason: Outcome, wait: float) -> None:
+    def on_lane_down(self, lane: Lane, reason: Outcome, wait: float, *, again: bool) -> None:
         """No next hop can be connected to; the next attempt is in `wait` seconds."""
 
     def on_lane_up(self, lane: Lane) -> None:
@@ -96,6 +97,7 @@ class Hop:
         "_grace",
         "_lane",
         "_replies",
+        "_returned",
         "_trouble",
         "agent",
         "concurrency",
@@ -116,6 +118,7 @@ class Hop:
         self.down_until = 0.0  # monotonic; 0.0 = up.  Afterwards one task at a time probes
         self.last_error: Outcome | None = None
         self._replies = 0  # since the last connect failure
+        self._returned = 0  # jobs given back in a row
         self._trouble = 0  # transactions without a reply in a row
         self._grace = 0  # failures of what was under way when we slowed down do not count again
 
@@ -153,8 +156,13 @@ class Hop:
         self.running -= 1
         lane.running -= 1
         if not outcomes:
-            lane.put_back(job, self.last_error or failed("connection failed", "4.4.1"))
+            self._returned += 1
+            reason = self.last_error or failed("connection closed", "4.4.2")
+            if self._returned > RETURNED_MAX:
+                self._go_down(reason)
+            lane.put_back(job, reason)
             return
+        self._returned = 0
         if len(outcomes) != len(job.recipients):
             logger.error("%s: outcomes and recipients differ in number", job.queue_id)
             outcomes = [failed("internal error")] * len(job.recipients)
@@ -206,7 +214,7 @@ class Hop:
         now = lane.clock.monotonic()
         if self.down_until > now:
             return  # the failures of connections opened together are one failure
-        self._replies = self._trouble = self._grace = 0
+        self._replies = self._trouble = self._grace = self._returned = 0
         self.failures += 1
         self.down_until = now + wait_s(lane.config.connect_retry_s, self.failures)
         self.concurrency = 1.0
@@ -386,8 +394,9 @@ class Lane:
         self.last_error = reason
         now = self.clock.monotonic()
         if all(hop.down_until > now for hop in self.hops):
-            self.is_down = True
-            self.owner.on_lane_down(self, reason, min(h.down_until for h in self.hops) - now)
+            again, self.is_down = self.is_down, True
+            wait = min(hop.down_until for hop in self.hops) - now
+            self.owner.on_lane_down(self, reason, wait, again=again)
 
     def on_hop_up(self) -> None:
         if self._wake is not None:

@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 SWEEP_S = 60.0  # how often what waits in lanes is looked through for mail that waits too long
 SLICE = 1000  # tasks moved or looked at in one go: about 5 ms
 RETRY_AFTER_MAX_S = 86_400.0
+TEXT_MAX = 500  # of a peer's words, kept with a recipient
 
 EVENTS = {
     DELIVERED: "delivered",
@@ -138,6 +139,8 @@ class Scheduler:
                 task = Task(stored, [0], self.spool.body, lane)
                 self.tasks[stored.queue_id] = task
                 lane.add(task)
+                if lane.is_down:
+                    self._let_go_of_body(task)
                 return
         self._dispatch(stored, range(len(recipients)))
 
@@ -177,6 +180,8 @@ class Scheduler:
             self._sleep(task, wait)
         else:
             lane.add(task)
+            if lane.is_down:
+                self._let_go_of_body(task)
 
     def _on_no_route(self, task: Task) -> None:
         stored: Stored = task.stored
@@ -386,7 +391,12 @@ class Scheduler:
         if not warned and 0.0 < self.config.delay_warning_s <= age_s:
             warned = self._warn(stored, index, outcome)
         detail = Detail(
-            outcome.code, outcome.enhanced, outcome.text, outcome.peer, self.clock.now(), warned
+            outcome.code,
+            outcome.enhanced,
+            outcome.text[:TEXT_MAX],
+            outcome.peer,
+            self.clock.now(),
+            warned,
         )
         self.spool.settle(stored, index, PENDING, _encode_detail(detail))
 
@@ -437,7 +447,7 @@ class Scheduler:
             if order is not None:
                 order(task)
 
-    def on_lane_down(self, lane: Lane, reason: Outcome, wait: float) -> None:
+    def on_lane_down(self, lane: Lane, reason: Outcome, wait: float, *, again: bool) -> None:
         self.log.warning(
             "lane_down",
             lane=lane.name,
@@ -446,6 +456,13 @@ class Scheduler:
             waiting=lane.ready,
             retry_s=round(wait, 3),
         )
+        if not again:
+            self._in_slices(lane.waiting(), self._let_go_of_body, lambda: None)
+
+    def _let_go_of_body(self, task: Task) -> None:
+        """Memory is for mail that moves; this is read from the disk when its time comes."""
+        if task.state == READY and task.answer is None:
+            self.spool.release(task.stored)
 
     def on_lane_up(self, lane: Lane) -> None:
         self.log.event("lane_up", lane=lane.name, waiting=lane.ready)
@@ -533,6 +550,8 @@ class Scheduler:
         self.timers.add(SWEEP_S, self._sweep)
         if self._sweeping or self.closing:
             return
+        for lane in self.lanes:
+            lane.pump()  # should an agent have forgotten to say that it is ready again
         waiting = [task for lane in self.lanes if lane.ready for task in lane.waiting()]
         waiting = [task for task in waiting if task.answer is None]
         if waiting:

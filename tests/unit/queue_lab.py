@@ -111,6 +111,7 @@ class FakeSpool:
         self.messages: dict[str, FakeStored] = {}
         self.disk: dict[str, tuple[bytes, bytes, list[int], list[int], int, bool, str, dict]] = {}
         self.settled: list[tuple[str, int, int]] = []
+        self.released: list[str] = []
         self.full = False
         self.in_memory = True
         self._numbers = itertools.count(1)
@@ -136,6 +137,9 @@ class FakeSpool:
     def update(self, stored: FakeStored) -> None:
         if not all(stored.states):
             self._write(stored)
+
+    def release(self, stored: FakeStored) -> None:
+        self.released.append(stored.queue_id)
 
     def _write(self, stored: FakeStored) -> None:
         self.disk[stored.queue_id] = (

@@ -143,6 +143,43 @@ def test_a_lane_that_is_down_keeps_its_mail_and_probes_with_one_job():
     assert all(s[2] == RELAYED for s in lab.spool.settled)
 
 
+def test_mail_that_waits_for_a_lane_that_is_down_leaves_the_memory():
+    lab = Lab(route("example.org", max_connections=1), connect_retry_s=(10.0,))
+    before = [lab.send("bob@example.org") for _ in range(3)]
+    assert not lab.spool.released
+    lab.agent().refuse(REFUSED)
+    assert sorted(lab.spool.released) >= [stored.queue_id for stored in before[1:]]
+    after = lab.send("bob@example.org")
+    assert after.queue_id in lab.spool.released
+    lab.clock.advance(12)
+    for _ in range(4):
+        lab.agent().finish(OK)
+    assert lab.metrics.relayed == 4
+
+
+def test_an_agent_that_gives_back_for_ever_counts_as_down():
+    lab = Lab(route("example.org"), connect_retry_s=(10.0,))
+    lab.send("bob@example.org")
+    agent = lab.agent()
+    submit = agent.submit
+    agent.submit = lambda job, done: done(job, [])
+    agent.finish([])
+    assert lab.scheduler.lanes[0].is_down
+    agent.submit = submit
+    lab.clock.advance(12)
+    agent.finish(OK)
+    assert lab.metrics.relayed == 1
+
+
+def test_an_agent_that_forgets_to_say_it_is_ready():
+    lab = Lab(route("example.org", max_connections=1))
+    lab.send("a@example.org")
+    lab.send("b@example.org")
+    lab.agent().depth = 2
+    lab.clock.advance(61)
+    assert len(lab.agent().jobs) == 2
+
+
 def test_waiting_in_a_lane_that_is_down_is_no_attempt():
     lab = Lab(route("example.org"), connect_retry_s=(10.0,))
     lab.unreachable = REFUSED

@@ -685,6 +685,18 @@ def test_inline_does_not_wait_for_ever():
     assert len(lab.agent().log) == 1
 
 
+def test_inline_mail_whose_job_is_given_back_late_does_not_wait_for_ever():
+    lab = Lab(route("example.org", max_connections=1), connect_retry_s=(1000.0,))
+    answers = inline(lab, "a@example.org")
+    lab.clock.advance(100)
+    lab.spool.log.trouble = "Input/output error"
+    lab.scheduler.on_spool_health("Input/output error")
+    lab.agent().finish([])
+    assert not answers
+    lab.clock.advance(60)
+    assert answers == [["451 4.4.2 connection closed"]]
+
+
 # -- timers ----------------------------------------------------------------------------------------
 
 

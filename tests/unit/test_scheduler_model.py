@@ -205,7 +205,7 @@ class QueueMachine(RuleBasedStateMachine):
                     agent.finish(ok)
             self.queue.release({})
             self.lab.clock.advance(600.0)
-            if not self.lab.spool.messages:
+            if not self.lab.spool.messages and not len(self.lab.scheduler.reporter):
                 break
         assert not self.lab.spool.messages
         assert not self.lab.scheduler.tasks
