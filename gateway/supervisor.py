@@ -344,6 +344,7 @@ class Supervisor:
 
     def _on_death(self, worker: _Worker, code: int) -> None:
         self._forget_link(worker)
+        worker.ready = False
         pid, worker.pid = worker.pid, 0
         fields = {"worker_index": worker.index, "pid": pid}
         if self._stop_at:
@@ -352,11 +353,24 @@ class Supervisor:
         now = time.monotonic()
         if now - worker.started_at > STEADY_S:
             worker.backoff_s = BACKOFF_FIRST_S
+        if any(sibling.ready for sibling in self._workers if sibling is not worker):
+            self._silence(worker)
         worker.start_at = now + worker.backoff_s
         worker.restarts += 1
         reason = f"exit {code}" if code >= 0 else signal.Signals(-code).name
         self.log.error("worker_died", **fields, reason=reason, restart_in_s=worker.backoff_s)
         worker.backoff_s = min(worker.backoff_s * 2, BACKOFF_MAX_S)
+
+    def _silence(self, worker: _Worker) -> None:
+        """New connections go to its siblings, instead of waiting for one that is not there.
+
+        The next worker listens again.  Without siblings they wait: it comes back soon.
+        """
+        for sockets in self._sockets.values():
+            sock = sockets[worker.index]
+            if sock.family != socket.AF_UNIX:  # those are shared
+                with contextlib.suppress(OSError):  # it did not listen yet
+                    sock.shutdown(socket.SHUT_RD)
 
     def _restart_due(self) -> None:
         if self._stop_at:

@@ -78,6 +78,7 @@ class HttpService:
         if self._server is not None:
             self._server.close()
         if self._aiohttp is not None:
+            self._aiohttp.pre_shutdown()  # those that only keep their connection open
             await self._aiohttp.shutdown(ANSWER_S)
 
     def _connection(self) -> asyncio.Protocol:

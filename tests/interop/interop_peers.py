@@ -144,7 +144,8 @@ class RunningGateway:
         self.config = where / "gateway.toml"
         self.state_dir = where / "state"
         self.log_file = where / "gateway.log"
-        self.ports = [int(entry["address"].rpartition(":")[2]) for entry in config["listen"]]
+        addresses = [entry["address"] for entry in config["listen"]]
+        self.ports = [int(one.rpartition(":")[2]) for one in addresses if one[:5] != "unix:"]
         self.config.write_text(
             toml(
                 {
