@@ -17,6 +17,7 @@
 #define GATEWAY_LOGWRITER_H
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include "crc32c.h"
@@ -51,14 +53,14 @@ struct lw_group {
 struct lw {
     pthread_t thread;
     pthread_mutex_t mutex;
-    pthread_cond_t wake; /* the writer: there is something ready, or stop */
-    pthread_cond_t idle; /* lw_drain(): a group was finished */
+    uint32_t asleep;      /* futex: 1 while the writer waits for something ready, or stop */
+    pthread_cond_t idle;  /* lw_drain(): a group was finished */
+    int draining;
     struct lw_group *ready_first, *ready_last;
     struct lw_group *done_first, *done_last;
     struct lw_group *taken;
     size_t pending; /* octets of ready and taken groups */
     int signalled;  /* the eventfd was written and lw_reap() not called since */
-    int sleeping;
     int stop;
     uint64_t syncs;
     int event;
@@ -159,16 +161,39 @@ static void lw_signal(struct lw *w)
         ;
 }
 
+/* A bare futex: a condition variable costs a second system call each time, for the mutex it takes again. */
+static void lw_sleep(struct lw *w)
+{
+    w->asleep = 1;
+    pthread_mutex_unlock(&w->mutex);
+    while (__atomic_load_n(&w->asleep, __ATOMIC_ACQUIRE))
+        syscall(SYS_futex, &w->asleep, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+    pthread_mutex_lock(&w->mutex);
+}
+
+/* Call with the mutex held; the answer goes to lw_wake() when it is not. */
+static int lw_rouse(struct lw *w)
+{
+    int asleep = (int)w->asleep;
+    if (asleep)
+        __atomic_store_n(&w->asleep, 0, __ATOMIC_RELEASE);
+    return asleep;
+}
+
+static void lw_wake(struct lw *w, int asleep)
+{
+    if (asleep)
+        syscall(SYS_futex, &w->asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
 static void *lw_main(void *argument)
 {
     struct lw *w = argument;
+    pthread_setname_np(pthread_self(), "spool-writer");
     pthread_mutex_lock(&w->mutex);
     for (;;) {
-        while (!w->ready_first && !w->stop) {
-            w->sleeping = 1;
-            pthread_cond_wait(&w->wake, &w->mutex);
-        }
-        w->sleeping = 0;
+        while (!w->ready_first && !w->stop)
+            lw_sleep(w);
         struct lw_group *g = w->ready_first;
         if (!g)
             break;
@@ -199,7 +224,8 @@ static void *lw_main(void *argument)
         else
             w->done_first = g;
         w->done_last = g;
-        pthread_cond_signal(&w->idle);
+        if (w->draining)
+            pthread_cond_signal(&w->idle);
         if (!w->signalled) {
             w->signalled = 1;
             pthread_mutex_unlock(&w->mutex);
@@ -266,11 +292,9 @@ static void lw_submit(struct lw *w, struct lw_group *g)
         w->ready_first = g;
     w->ready_last = g;
     w->pending += g->padded;
-    int wake = w->sleeping;
-    w->sleeping = 0;
+    int asleep = lw_rouse(w);
     pthread_mutex_unlock(&w->mutex);
-    if (wake)
-        pthread_cond_signal(&w->wake);
+    lw_wake(w, asleep);
 }
 
 /* Takes back the last group handed over, so that it may grow; NULL when the writer has begun them all. */
@@ -312,8 +336,10 @@ static struct lw_group *lw_reap(struct lw *w)
 static void lw_drain(struct lw *w)
 {
     pthread_mutex_lock(&w->mutex);
+    w->draining = 1;
     while (w->ready_first || w->taken)
         pthread_cond_wait(&w->idle, &w->mutex);
+    w->draining = 0;
     pthread_mutex_unlock(&w->mutex);
 }
 
@@ -326,7 +352,6 @@ static int lw_start(struct lw *w, size_t capacity)
     if (w->event < 0)
         return errno;
     pthread_mutex_init(&w->mutex, NULL);
-    pthread_cond_init(&w->wake, NULL);
     pthread_cond_init(&w->idle, NULL);
     sigset_t all, before;
     sigfillset(&all); /* signals are the main thread's */
@@ -343,9 +368,9 @@ static void lw_stop(struct lw *w)
 {
     pthread_mutex_lock(&w->mutex);
     w->stop = 1;
-    w->sleeping = 0;
-    pthread_cond_signal(&w->wake);
+    int asleep = lw_rouse(w);
     pthread_mutex_unlock(&w->mutex);
+    lw_wake(w, asleep);
     pthread_join(w->thread, NULL);
     for (struct lw_group *g = w->done_first, *next; g; g = next) {
         next = g->next;
@@ -357,7 +382,6 @@ static void lw_stop(struct lw *w)
     }
     close(w->event);
     pthread_mutex_destroy(&w->mutex);
-    pthread_cond_destroy(&w->wake);
     pthread_cond_destroy(&w->idle);
 }
 

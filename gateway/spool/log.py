@@ -73,15 +73,29 @@ class Log:
 
     def open(self, segments: list[Segment]) -> None:
         """Take over recovered segments and begin a fresh one.  Blocking.  Trouble is noted, not raised."""
+        unused = []
         for segment in segments:
-            segment.sealed = segment.complete = True
-            self.segments[segment.sequence] = segment
             self._next_sequence = max(self._next_sequence, segment.sequence + 1)
             if segment.path.stem.isdecimal():
                 self._next_slot = max(self._next_slot, int(segment.path.stem) + 1)
+            if segment.empty and segment.size == self.settings.segment_octets:
+                unused.append(segment)
+            else:
+                segment.sealed = segment.complete = True
+                self.segments[segment.sequence] = segment
         self._used_sequence = self._next_sequence - 1
         try:
-            self._use(self._create_now())
+            for segment in unused:
+                self._spares.append(self._rework(segment)())
+            if not self._spares:
+                self._check_floor()
+                segment = self._new_segment(self._new_slot(), self.settings.segment_octets)
+                files.create(segment, self.settings.write_method, self._clock(), fill=True)
+                self._spares.append(segment)
+            self._use(self._spares.pop(0))
+        except OSError as error:
+            self.trouble = str(_translate(error))
+            return
         except SpoolError as error:
             self.trouble = str(error)
             return
@@ -311,6 +325,17 @@ class Log:
         self._next_sequence += 1
         return segment
 
+    def _rework(self, segment: Segment) -> Callable[[], Segment]:
+        """What turns the file into a segment that comes next; it waits for the disk."""
+        following = self._new_segment(segment.path, segment.size)
+        clock = self._clock()
+
+        def work() -> Segment:
+            files.reuse(segment, following, self.settings.write_method, clock)
+            return following
+
+        return work
+
     def _new_slot(self) -> Path:
         path = self.directory / f"{self._next_slot:06d}.log"
         self._next_slot += 1
@@ -363,18 +388,12 @@ class Log:
 
             self._run(work, lambda _, error: self._released(segment, error))
         else:
-            following = self._new_segment(segment.path, segment.size)
-            clock = self._clock()
-
-            def rework() -> Segment:
-                files.reuse(segment, following, self.settings.write_method, clock)
-                return following
 
             def reworked(result: Segment | None, error: OSError | None) -> None:
                 self._released(segment, error)
                 self._prepared(result, error)
 
-            self._run(rework, reworked)
+            self._run(self._rework(segment), reworked)
 
     def _released(self, segment: Segment, error: OSError | None) -> None:
         if error is not None:
@@ -396,14 +415,7 @@ class Log:
             return
         if segment.sequence < self._used_sequence:
             # One made in haste overtook it: the order of records is the order of sequences.
-            following = self._new_segment(segment.path, segment.size)
-            clock = self._clock()
-
-            def rework() -> Segment:
-                files.reuse(segment, following, self.settings.write_method, clock)
-                return following
-
-            self._run(rework, self._prepared)
+            self._run(self._rework(segment), self._prepared)
             return
         self._spares.append(segment)
         self._spares.sort(key=lambda spare: spare.sequence)

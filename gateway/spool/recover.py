@@ -234,6 +234,7 @@ class _Reader:
             behind = [group for _, group, _, offset, _ in records if offset >= stop]
             sure = self._later_records or (bool(behind) and max(behind) > behind[0])
             self._report(segment, octets, start, stop, sure, "octets between records are damaged")
+        segment.empty = not records and not segment.retired
         self._apply_all(segment, records, octets)
         self._later_records = self._later_records or bool(records)
 

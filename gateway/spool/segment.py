@@ -42,6 +42,7 @@ class Segment:
         "complete",
         "cut",
         "cuts",
+        "empty",
         "fd",
         "live",
         "live_octets",
@@ -69,6 +70,7 @@ class Segment:
         self.sealed = False  # nothing is appended any more
         self.complete = False  # ... and every record was reported
         self.cut: int | None = None  # a write failed there: nothing behind it counts
+        self.empty = False  # recovery found no record in it
         self.retired = False  # failed or damaged: its mail moves out and the file goes
         self.pins = 0  # messages still being received that have pieces here
         self.live: set[Stored] = set()  # messages with octets here that are still needed
