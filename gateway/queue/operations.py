@@ -222,11 +222,13 @@ class Operations:
             detail = detail_of(stored, index)
             lane: Lane | None = task.lane if task is not None else None
             reply, peer, code = "", "", 0
+            error = task.error if task is not None else None
+            if error is None and lane is not None and lane.is_down:
+                error = lane.last_error  # why it was not even tried
             if detail is not None:
                 reply, peer, code = f"{detail.enhanced} {detail.text}", detail.peer, detail.code
-            elif task is not None and task.error is not None:
-                reply, peer = f"{task.error.enhanced} {task.error.text}", task.error.peer
-                code = task.error.code
+            elif error is not None:
+                reply, peer, code = f"{error.enhanced} {error.text}", error.peer, error.code
             yield {
                 "forward_path": recipient.forward_path,
                 "state": RECIPIENT_STATES[stored.states[index]],
