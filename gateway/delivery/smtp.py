@@ -89,6 +89,7 @@ class SmtpAgent:
     def set_concurrency(self, connections: int) -> None:
         self._concurrency = connections
         if len(self._connections) > connections:
+            self._roomy.clear()
             for connection in [c for c in self._connections if c.is_idle]:
                 if len(self._connections) <= connections:
                     break
@@ -117,6 +118,8 @@ class SmtpAgent:
             connection = self._find(full and not waiting[0].returned)
             if connection is not None:
                 self._begin(connection)
+                if not connection.is_retired and connection.can_begin:
+                    self._list(connection)
             elif full or self._opening >= len(waiting):
                 return
             else:
@@ -146,8 +149,6 @@ class SmtpAgent:
         connection.begin(delivery)
         if connection.machine.is_spent:
             self.retire(connection)
-        elif connection.can_begin and not connection.is_retired:
-            self._list(connection)
 
     def _list(self, connection: SmtpConnection) -> None:
         if connection.held:
@@ -187,20 +188,24 @@ class SmtpAgent:
         if offered.pipelining:
             self._slots += self._settings.depth - connection.slots
             connection.slots = self._settings.depth
+        self.on_room(connection)
         self._listener.on_ready()
 
     def on_room(self, connection: SmtpConnection) -> None:
         """The connection can begin a delivery."""
-        if len(self._connections) > self._concurrency and not connection.is_retired and connection.held == 0:
-            self.retire(connection)
-            connection.drain()
+        if len(self._connections) > self._concurrency:
+            if connection.held == 0:
+                self.retire(connection)
+                connection.drain()
             return
         waiting = self._waiting
-        while waiting and connection.can_begin and not connection.is_retired:
+        room = True
+        while room and waiting:
             if connection.held and (len(self._connections) < self._concurrency or waiting[0].returned):
                 break  # those that wait have got a connection of their own coming
             self._begin(connection)
-        if connection.can_begin and not connection.is_retired:
+            room = not connection.is_retired and connection.can_begin
+        if room and not connection.is_retired:
             self._list(connection)
 
     def on_done(self, connection: SmtpConnection, delivery: Delivery) -> None:
@@ -225,12 +230,16 @@ class SmtpAgent:
 
     def on_returned(self, connection: SmtpConnection, delivery: Delivery, verdict: Verdict) -> None:
         """The peer never looked at it: once, another connection may take it."""
-        if delivery.returned or self.is_closing:
+        if delivery.returned:
             self.on_settled(connection, delivery, verdict)
             return
         self._release(connection)
+        if self.is_closing:
+            delivery.done(delivery.job, ())
+            return
         delivery.returned = True
         self._waiting.appendleft(delivery)
+        self._loop.call_soon(self._dispatch)
         if connection.is_retired:  # on_gone() may have been before: the content was still being read
             self._dispatch()
 

@@ -213,6 +213,8 @@ class SmtpConnection:
         self._preparing = False
         if error is not None:
             self._cannot_prepare(delivery, error)
+        elif delivery.transaction is not None and not self.machine.can_begin:  # the connection went meanwhile
+            self._agent.on_returned(self, delivery, LOST)
         else:
             self._begin_prepared(delivery)
         self._go_on()
@@ -225,12 +227,10 @@ class SmtpConnection:
         transaction = delivery.transaction
         if transaction is None:  # all recipients are refused
             self._agent.on_settled(self, delivery, INTERNAL_ERROR)
-        elif self.machine.can_begin:
+        else:
             self.machine.begin(transaction)
             if not self._inside:
                 self._flush()
-        else:  # the connection went while the content was read
-            self._agent.on_returned(self, delivery, LOST)
 
     # -- connecting ---------------------------------------------------------------------------------------------------
 

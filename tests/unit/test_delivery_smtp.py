@@ -245,21 +245,25 @@ async def test_the_next_address_is_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "expected"),
+    ("key", "steps", "expected"),
     [
-        (("EHLO",), None),
-        ((b"220 hi\r\n", "*"), None),
-        ((*HELLO, "*"), "timed out waiting for MAIL"),
-        ((*HELLO, "DATA", b"250 ok\r\n", "*"), "timed out waiting for RCPT"),
-        ((*HELLO, "DATA", b"250 ok\r\n250 ok\r\n", "*"), "timed out waiting for DATA"),
-        ((*HELLO, "DATA", b"250 ok\r\n250 ok\r\n354 go\r\n", "*"), "timed out waiting for end of data"),
+        ("greeting_s", ("EHLO",), None),
+        ("helo_s", (b"220 hi\r\n", "*"), None),
+        ("mail_s", (*HELLO, "*"), "timed out waiting for MAIL"),
+        ("rcpt_s", (*HELLO, "DATA", b"250 ok\r\n", "*"), "timed out waiting for RCPT"),
+        ("data_init_s", (*HELLO, "DATA", b"250 ok\r\n250 ok\r\n", "*"), "timed out waiting for DATA"),
+        (
+            "data_done_s",
+            (*HELLO, "DATA", b"250 ok\r\n250 ok\r\n354 go\r\n", "*"),
+            "timed out waiting for end of data",
+        ),
     ],
 )
 @on_loop
-async def test_each_state_has_its_timeout(steps: tuple[str | bytes, ...], expected: str | None) -> None:
-    config = DeliveryConfig(
-        greeting_s=0.1, helo_s=0.1, mail_s=0.1, rcpt_s=0.1, data_init_s=0.1, data_done_s=0.1
-    )
+async def test_each_state_has_its_timeout(
+    key: str, steps: tuple[str | bytes, ...], expected: str | None
+) -> None:
+    config = DeliveryConfig(**{key: 0.1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DeadlineSweep, "INTERVAL_S", 0.02)
         outcomes, failures = await one_job(*steps, config=config)
