@@ -151,7 +151,8 @@ async def test_drop_before_the_dot() -> None:
 
 @on_loop
 async def test_drop_behind_the_dot() -> None:
-    outcomes, _ = await one_job(*HELLO, "DATA", b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n", ".\r\n", b"", rcpts=3)
+    replies = b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n"
+    outcomes, _ = await one_job(*HELLO, "DATA", replies, ".\r\n", b"", rcpts=3)
     assert [o.state for o in outcomes] == [DEFERRED, BOUNCED, DEFERRED]
     assert "connection lost while waiting for end of data" in outcomes[0].text
     assert "may therefore arrive twice" in outcomes[0].text
