@@ -1,6 +1,6 @@
 """A laboratory of hosts: network namespaces on one switch, with delay and loss on their links.
 
-Owns      Lab, Host, Link
+Owns      Lab, Host, Link, Network
 Flow      Lab → namespace a host → its eth0 and a port of the bridge in the switch's namespace
 Limits    one Lab a process at a time; IPv4, up to 250 links
 Errors    LabError when this machine cannot have one; whatever is left of a lab whose process is gone
@@ -21,6 +21,7 @@ holds the frames back.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import heapq
@@ -33,10 +34,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pyroute2 import IPRoute, NetNS, netns
+from pyroute2 import IPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
 
 PREFIX = "maillab"
@@ -50,8 +53,62 @@ IFF_TAP_NO_PI = 0x0002 | 0x1000
 FRAMES_MAX = 1000  # held back in one direction, as netem's default limit
 
 
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 class LabError(Exception):
     """This machine cannot have a lab: no root, no namespaces, no TAP devices."""
+
+
+class Network:
+    """A network namespace with a name in RUN_DIR."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._path = Path(RUN_DIR, name)
+        # pyroute2 would fork for this, which a process with threads should not do.
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            self._path.touch()
+            subprocess.run(
+                ["unshare", f"--net={self._path}", "true"], check=True, capture_output=True
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            self._path.unlink(missing_ok=True)
+            raise LabError(f"no network namespaces: {error}") from None
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This thread is in the namespace: sockets it makes belong there for good."""
+        with open("/proc/thread-self/ns/net") as before:
+            with self._path.open() as there:
+                _set_namespace(there.fileno())
+            try:
+                yield
+            finally:
+                _set_namespace(before.fileno())
+
+    def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """A method of pyroute2's IPRoute in the namespace; also while this thread runs a loop."""
+
+        def question() -> Any:
+            with self.inside(), IPRoute() as route:
+                return getattr(route, method)(*arguments, **options)
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(question).result()
+
+    def index(self, interface: str) -> int:
+        return int(self.ask("link_lookup", ifname=interface)[0])
+
+    def close(self) -> None:
+        netns.remove(self.name)
+
+
+def _set_namespace(descriptor: int) -> None:
+    if _libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 class Link:
@@ -65,27 +122,25 @@ class Link:
         self._port = f"port{number}"
         self._wire: subprocess.Popen[bytes] | None = None
         if lab.netem:
-            lab.switch.link(
-                "add",
-                ifname=self._port,
-                kind="veth",
-                peer={"ifname": name, "net_ns_fd": host.namespace},
-            )
+            peer = {"ifname": name, "net_ns_fd": host.namespace}
+            lab.switch.ask("link", "add", ifname=self._port, kind="veth", peer=peer)
         else:
-            self._wire = _start_wire(self._port, lab.switch_namespace, name, host.namespace)
-        self._index = host.netlink.link_lookup(ifname=name)[0]
-        self._port_index = lab.switch.link_lookup(ifname=self._port)[0]
-        bridge = lab.switch.link_lookup(ifname="bridge")[0]
-        lab.switch.link("set", index=self._port_index, master=bridge, state="up")
-        host.netlink.addr("add", index=self._index, address=self.address, prefixlen=PREFIX_LENGTH)
+            self._wire = _start_wire(lab.switch, self._port, host.network, name)
+        self._index = host.network.index(name)
+        self._port_index = lab.switch.index(self._port)
+        bridge = lab.switch.index("bridge")
+        lab.switch.ask("link", "set", index=self._port_index, master=bridge, state="up")
+        host.network.ask(
+            "addr", "add", index=self._index, address=self.address, prefixlen=PREFIX_LENGTH
+        )
         self.up()
 
     def up(self) -> None:
-        self._host.netlink.link("set", index=self._index, state="up")
+        self._host.network.ask("link", "set", index=self._index, state="up")
 
     def down(self) -> None:
         """As if an operator took the interface down; its addresses stay configured."""
-        self._host.netlink.link("set", index=self._index, state="down")
+        self._host.network.ask("link", "set", index=self._index, state="down")
 
     def shape(self, *, delay_s: float = 0.0, loss: float = 0.0) -> None:
         """From now on, in both directions; loss is a part of 1."""
@@ -95,11 +150,11 @@ class Link:
             self._wire.stdin.flush()
             return
         options = {"delay": int(delay_s * 1e6), "loss": loss * 100, "limit": FRAMES_MAX}
-        for netlink, index in (
-            (self._host.netlink, self._index),
+        for network, index in (
+            (self._host.network, self._index),
             (self._lab.switch, self._port_index),
         ):
-            netlink.tc("replace", "netem", index, "1:", **options)
+            network.ask("tc", "replace", "netem", index, "1:", **options)
 
     def close(self) -> None:
         if self._wire is not None:
@@ -115,9 +170,8 @@ class Host:
     def __init__(self, lab: Lab, name: str) -> None:
         self.name = name
         self.namespace = lab.namespace(name)
-        netns.create(self.namespace)
-        self.netlink = NetNS(self.namespace)
-        self.netlink.link("set", index=1, state="up")  # lo
+        self.network = Network(self.namespace)
+        self.network.ask("link", "set", index=1, state="up")  # lo
         self.links: list[Link] = []
         self._lab = lab
         self._children: list[subprocess.Popen[Any]] = []
@@ -158,11 +212,8 @@ class Host:
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """This thread is on the host: sockets it makes belong to it for good."""
-        netns.pushns(self.namespace)
-        try:
+        with self.network.inside():
             yield
-        finally:
-            netns.popns()
 
     def close(self) -> None:
         for child in self._children:
@@ -171,8 +222,7 @@ class Host:
             child.wait()
         for link in self.links:
             link.close()
-        self.netlink.close()
-        netns.remove(self.namespace)
+        self.network.close()
 
 
 class Lab:
@@ -181,7 +231,6 @@ class Lab:
     def __init__(self, *names: str) -> None:
         self._names = names
         self.hosts: dict[str, Host] = {}
-        self.switch_namespace = self.namespace("switch")
         self._numbers = iter(range(1, 251))
 
     @staticmethod
@@ -198,23 +247,19 @@ class Lab:
         if os.geteuid() != 0:
             raise LabError("needs root")
         remove_stale()
-        try:
-            netns.create(self.switch_namespace)
-            self.switch = NetNS(self.switch_namespace)
-        except OSError as error:
-            raise LabError(f"no network namespaces: {error}") from None
+        self.switch = Network(self.namespace("switch"))
         try:
             self.netem = _has_netem(self.switch)
-            self.switch.link("add", ifname="bridge", kind="bridge")
-            bridge = self.switch.link_lookup(ifname="bridge")[0]
-            self.switch.link("set", index=bridge, state="up")
+            try:
+                self.switch.ask("link", "add", ifname="bridge", kind="bridge")
+            except NetlinkError as error:
+                raise LabError(f"no bridge: {error}") from None
+            self.switch.ask("link", "set", index=self.switch.index("bridge"), state="up")
             for name in self._names:
                 self.hosts[name] = Host(self, name)
                 self.hosts[name].add_link()
-        except BaseException as error:
+        except BaseException:
             self.__exit__(None, None, None)
-            if isinstance(error, OSError | NetlinkError):
-                raise LabError(f"{type(error).__name__}: {error}") from error
             raise
         return self
 
@@ -228,7 +273,6 @@ class Lab:
             host.close()
         self.hosts.clear()
         self.switch.close()
-        netns.remove(self.switch_namespace)
 
 
 def remove_stale() -> list[str]:
@@ -247,14 +291,14 @@ def remove_stale() -> list[str]:
     return removed
 
 
-def _has_netem(netlink: Any) -> bool:
+def _has_netem(network: Network) -> bool:
     try:
-        netlink.tc("add", "netem", 1, "1:", delay=0)  # on lo
+        network.ask("tc", "add", "netem", 1, "1:", delay=0)  # on lo
     except NetlinkError as error:
         if error.code in (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL):
             return False
         raise
-    netlink.tc("del", "netem", 1, "1:")
+    network.ask("tc", "del", "netem", 1, "1:")
     return True
 
 
@@ -262,18 +306,18 @@ def _has_netem(netlink: Any) -> bool:
 
 
 def _start_wire(
-    left: str, left_namespace: str, right: str, right_namespace: str
+    left: Network, left_name: str, right: Network, right_name: str
 ) -> subprocess.Popen[bytes]:
     """Two TAP devices in their namespaces, and the process that carries frames between them."""
     ends = []
-    with IPRoute() as here:
-        for name, namespace in ((left, left_namespace), (right, right_namespace)):
-            passing = f"{name}-{os.getpid()}"[-15:]  # in our own namespace, for a moment
-            descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    for network, name in ((left, left_name), (right, right_name)):
+        with network.inside():  # the device belongs to where its file was opened
+            try:
+                descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+            except OSError as error:
+                raise LabError(f"neither netem nor TAP devices: {error}") from None
             ends.append(descriptor)
-            fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH", passing.encode(), IFF_TAP_NO_PI))
-            index = here.link_lookup(ifname=passing)[0]
-            here.link("set", index=index, ifname=name, net_ns_fd=namespace)
+            fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH", name.encode(), IFF_TAP_NO_PI))
     wire = subprocess.Popen(
         [sys.executable, __file__, *map(str, ends)], stdin=subprocess.PIPE, pass_fds=ends
     )

@@ -61,9 +61,11 @@ def echo_server(host: Host) -> Iterator[tuple[tuple[str, int], list[str]]]:
     thread = threading.Thread(target=serve)
     thread.start()
     with server:
-        yield server.getsockname(), peers
-        server.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        thread.join()
+        try:
+            yield server.getsockname(), peers
+        finally:
+            server.shutdown(socket.SHUT_RDWR)  # wakes accept()
+            thread.join()
 
 
 def round_trips(sock: socket.socket, count: int) -> list[float]:
@@ -152,15 +154,15 @@ def test_egress_addresses_follow_their_links(lab: Lab) -> None:
         await settled(egress, set())
         assert await connect(egress, address, 4) == {first.address, second.address}
         assert set(peers) == {first.address, second.address}
-        await asyncio.to_thread(second.down)
+        second.down()
         await settled(egress, {second.address})
         assert await connect(egress, address, 4) == {first.address}
         assert set(peers) == {first.address}
-        await asyncio.to_thread(second.up)
+        second.up()
         await settled(egress, set())
         assert await connect(egress, address, 4) == {first.address, second.address}
-        await asyncio.to_thread(first.down)
-        await asyncio.to_thread(second.down)
+        first.down()
+        second.down()
         await settled(egress, {first.address, second.address})
         assert await connect(egress, address, 1) == {None}
         egress.close()
