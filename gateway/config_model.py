@@ -351,6 +351,12 @@ class SpoolConfig(_Section, frozen=True, kw_only=True):
         int,
         _count(8192, 16 * MIB, "most that is written at once (more gained nothing when measured)"),
     ] = 1 * MIB
+    gather_s: Annotated[
+        float,
+        _seconds(
+            0.0, 1.0, "a busy worker waits so long for more mail to write at once; an idle one never"
+        ),
+    ] = 0.0005
     results_delay_s: Annotated[
         float, _seconds(0.0, 10.0, "results wait so long for a message to be written with")
     ] = 0.005

@@ -44,17 +44,24 @@ NUMBERS_A_RECORD = 4096
 def add_live(stored: Stored) -> None:
     """Count the message's octets in every segment that holds some."""
     stored.counted = True
-    for segment, _, length in stored.records():
+    home = stored.home
+    home.live.add(stored)
+    home.live_octets += RECORD_HEADER_OCTETS + stored.home_length
+    for segment, _, length in stored.extents:
         segment.live.add(stored)
         segment.live_octets += RECORD_HEADER_OCTETS + length
 
 
 def drop_live(stored: Stored) -> None:
-    if stored.counted:
-        stored.counted = False
-        for segment, _, length in stored.records():
-            segment.live.discard(stored)
-            segment.live_octets -= RECORD_HEADER_OCTETS + length
+    if not stored.counted:
+        return
+    stored.counted = False
+    home = stored.home
+    home.live.discard(stored)
+    home.live_octets -= RECORD_HEADER_OCTETS + stored.home_length
+    for segment, _, length in stored.extents:
+        segment.live.discard(stored)
+        segment.live_octets -= RECORD_HEADER_OCTETS + length
 
 
 def touch(stored: Stored, segment: Segment) -> None:

@@ -46,6 +46,9 @@ class SpoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     commit_pending_octets: int = 64 * MIB
     # Staging memory for one write to the disk.  1 MiB keeps a sync below 0.5 ms; larger ones gain nothing (measured).
     group_octets: int = 1 * MIB
+    # While the loop has other sockets to serve, a group waits for what they bring, at most so long; an idle loop never
+    # waits.  With 20 busy sessions groups grow from 4 to 14 messages and a message costs a tenth less CPU (measured).
+    gather_s: float = 0.0005
     # Results wait this long for a commit to ride with before they get a write of their own.
     results_delay_s: float = 0.005
     # How often a sick disk is tried again.
