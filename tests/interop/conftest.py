@@ -62,7 +62,7 @@ def gateway_factory(
         where.mkdir()
         config = {
             "tls": {"certificate": str(certificate[0]), "key": str(certificate[1])},
-            "queue": {"retry_s": [1.0]},
+            "queue": {"retry_s": [1.0], "connect_retry_s": [0.5]},
             **sections,
             "listen": listen or [listener()],
             "route": routes,

@@ -300,12 +300,8 @@ class RunningPostfix:
             )
         )
         (where / "config" / "master.cf").write_text(MASTER_CF.format(port=f"127.0.0.1:{self.port}"))
-        self._run("start")
-        wait_for(lambda: listening(self.port), f"Postfix\n{self.log()}")
-
-    def _run(self, command: str) -> None:
         done = subprocess.run(
-            [need("postfix"), "-c", str(self._where / "config"), command],
+            [need("postfix"), "-c", str(where / "config"), "start"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -313,10 +309,14 @@ class RunningPostfix:
             check=False,
         )
         assert done.returncode == 0, self.log()
+        wait_for(lambda: listening(self.port), f"Postfix\n{self.log()}")
 
     def log(self) -> str:
         file = self._where / "postfix.log"
         return file.read_text(errors="replace") if file.exists() else ""
 
     def stop(self) -> None:
-        self._run("stop")
+        """SIGTERM to the master, which is what "postfix stop" does before it sleeps."""
+        master = int((self._where / "queue" / "pid" / "master.pid").read_text())
+        os.kill(master, signal.SIGTERM)
+        wait_for(lambda: not Path(f"/proc/{master}").exists(), "Postfix to stop")
