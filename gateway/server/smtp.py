@@ -477,7 +477,10 @@ class SmtpSession:
             machine = self.machine
             reply = f"250 2.0.0 Ok: queued as {stored.queue_id} ({service.durability})\r\n".encode()
             machine.accept_content(reply)
-        service.enqueue(stored)
+        try:
+            service.enqueue(stored)
+        except Exception:  # it is kept, and promised: the next start finds it in the spool
+            logger.exception("%s: stored, but not queued", stored.queue_id)
         self._resume()
 
     def _log_accepted(self, queue_id: str, envelope: env.Envelope) -> None:
