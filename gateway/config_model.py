@@ -354,7 +354,9 @@ class SpoolConfig(_Section, frozen=True, kw_only=True):
     gather_s: Annotated[
         float,
         _seconds(
-            0.0, 1.0, "a busy worker waits so long for more mail to write at once; an idle one never"
+            0.0,
+            1.0,
+            "a busy worker waits so long for more mail to write at once; an idle one never",
         ),
     ] = 0.0005
     results_delay_s: Annotated[

@@ -17,6 +17,8 @@ import contextlib
 import errno
 import logging
 import os
+import select
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -62,6 +64,8 @@ class Log:
         self._executor = ThreadPoolExecutor(1, "spool-prepare")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_scheduled = False
+        self._busy_loop: select.poll | None = None  # readable while the loop has sockets to serve
+        self._gathering_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._next_sequence = 1
         self._next_slot = 1
@@ -109,6 +113,10 @@ class Log:
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        backend = _poller_of(loop)
+        if backend >= 0 and self.settings.gather_s:
+            self._busy_loop = select.poll()
+            self._busy_loop.register(backend, select.POLLIN)
         loop.add_reader(self._writer.fileno(), self._on_event)
         self._prepare_spares()
         self._tick()
@@ -181,8 +189,27 @@ class Log:
         return segment, offset
 
     def _flush_soon(self) -> None:
+        if self._busy_loop is not None and self._worth_waiting(self._busy_loop):
+            assert self._loop is not None
+            self._loop.call_soon(self._flush_soon)
+            return
         self._flush_scheduled = False
+        self._gathering_until = 0.0
         self.flush()
+
+    def _worth_waiting(self, busy_loop: select.poll) -> bool:
+        """True while other sockets are ready to be served: more mail for this group may come from them.
+
+        An idle loop sends the group at once: a lone record waits for nobody.
+        """
+        now = time.monotonic()
+        if not self._gathering_until:
+            self._gathering_until = now + self.settings.gather_s
+        return (
+            now < self._gathering_until
+            and self._writer.pending_octets < self.settings.group_octets // 4
+            and bool(busy_loop.poll(0))
+        )
 
     def flush(self) -> None:
         """Hand what was appended to the writer."""
@@ -458,6 +485,15 @@ class Log:
                 loop.call_soon_threadsafe(finish, future)
 
         future.add_done_callback(hand_over)
+
+
+def _poller_of(loop: asyncio.AbstractEventLoop) -> int:
+    """The descriptor that the loop waits on (uvloop's or a selector loop's epoll); -1 when it does not tell."""
+    get_backend_id = getattr(loop, "_get_backend_id", None)
+    if get_backend_id is not None:
+        return int(get_backend_id())
+    fileno = getattr(getattr(loop, "_selector", None), "fileno", None)
+    return int(fileno()) if fileno is not None else -1
 
 
 def _translate(error: OSError) -> SpoolError:
