@@ -172,7 +172,11 @@ class RunningGateway:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_for(self._is_ready, "the gateway to listen")
+        try:
+            wait_for(self._is_ready, "the gateway to be ready")
+        except BaseException:
+            self.kill()
+            raise
 
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
