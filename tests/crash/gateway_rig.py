@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from interop.interop_peers import RunningGateway, RunningSink, listener, route
+from interop_peers import RunningGateway, RunningSink, listener, route
 from smtp_blaster import ledger
 from smtp_blaster.sink import SinkPlan
 from smtp_blaster.source import Plan, Result, Source

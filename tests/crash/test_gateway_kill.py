@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from faults import build, environment, make_control
 from gateway_rig import Rig, gone, kill, poll
 from smtp_blaster.sink import Fault
 
@@ -84,3 +87,41 @@ def test_all_that_was_acknowledged_comes_out(tmp_path: Path, capsys: pytest.Capt
         rig.gateway.stop()
         assert rig.gateway.process.returncode == 0
         assert not rig.gateway.log("spool_damaged")
+
+
+def test_a_partition_is_taken_over_whole_though_killed_midway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two workers become one; whoever moves the orphan's mail dies at one write after the other."""
+    disk = make_control(tmp_path / "control")
+    environ = environment(build(tmp_path), tmp_path / "control")
+    with Rig(tmp_path) as rig:
+        gateway = rig.gateway
+        text = gateway.config.read_text()
+        gateway.stop()
+        gateway.config.write_text(text.replace("[[route]]\n", "[[route]]\nhold = true\n"))
+        gateway.start()
+        load = ({**plan, "duration_s": 0.0, "messages": 150} for plan in LOAD[:3])
+        rig.burst(*load).join()
+        gateway.kill()
+
+        gateway.config.write_text(text.replace("workers = 2", "workers = 1"))
+        gateway.expect_workers(1)
+        monkeypatch.setenv("LD_PRELOAD", environ["LD_PRELOAD"])
+        monkeypatch.setenv("FAULT_CONTROL", environ["FAULT_CONTROL"])
+        for call in range(1, 6):
+            disk.kill_at, disk.kill_after = call, call % 2
+            deaths = len(gateway.log("worker_died"))
+            process = subprocess.Popen(
+                gateway.process.args, start_new_session=True, stdout=subprocess.DEVNULL
+            )
+            assert poll(lambda deaths=deaths: len(gateway.log("worker_died")) > deaths, 20)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        gateway.start()
+        difference = rig.settle()
+        assert (difference.lost, difference.altered) == (0, 0), difference.lost_ids
+        assert poll(lambda: rig.queued() == 0, 20)
+        assert not (gateway.state_dir / "spool" / "1").exists()
+        assert difference.duplicated <= DUPLICATES_A_KILL * 5
+        assert not gateway.log("spool_damaged")

@@ -178,6 +178,10 @@ class RunningGateway:
             self.kill()
             raise
 
+    def expect_workers(self, workers: int) -> None:
+        """The configuration was changed: start() waits for so many."""
+        self._workers = workers
+
     def _is_ready(self) -> bool:
         if self.process.poll() is not None:
             pytest.fail(f"the gateway ended with {self.process.returncode}:\n{self.output()}")

@@ -5,12 +5,16 @@ Every gateway here is a real one with real mail.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +33,9 @@ from gateway_tools import (
 )
 from harness import Client
 from interop_peers import free_port, listener, need, need_root, route, wait_for
+from smtp_blaster import ledger
 from smtp_blaster.sink import Fault
+from smtp_blaster.source import Plan, Result, Source
 from test_tls_interop import make_certificate, s_client
 
 LINE = b"x" * 70 + b"\r\n"
@@ -252,6 +258,50 @@ def test_a_broken_configuration_is_refused_and_the_old_one_stays(gateway_factory
     reload(gateway)
 
 
+def test_reloads_under_load_disturb_nobody(gateway_factory, sink_factory, certificate, tmp_path):
+    sinks = [sink_factory(ledger=str(tmp_path / f"delivered-{n}")) for n in range(2)]
+    pair = tuple(shutil.copy(path, tmp_path) for path in certificate)
+    gateway = gateway_factory(
+        [route(f"smtp://127.0.0.1:{sinks[0].port}")],
+        [listener(tls="starttls")],
+        tls=dict(zip(("certificate", "key"), pair, strict=True)),
+        workers=2,
+    )
+    plan = Plan(
+        target=f"127.0.0.1:{gateway.port}",
+        connections=8,
+        size_octets=4000,
+        pipelining=True,
+        tls="starttls",
+        per_connection=30,
+        duration_s=4.0,
+        ledger=str(tmp_path / "accepted"),
+    )
+    results: list[Result] = []
+    load = threading.Thread(target=lambda: results.append(asyncio.run(Source(plan).run())))
+    load.start()
+    for number in range(6):
+        old, new = sinks[number % 2].port, sinks[(number + 1) % 2].port
+        set_certificate(make_certificate(tmp_path, f"host{number}.example.test"), gateway)
+        reload(gateway, (f":{old}", f":{new}"))
+    load.join(60)
+    assert (results[0].refused, results[0].broken) == (0, 0), results[0].replies
+    assert results[0].accepted > 0
+
+    def difference() -> ledger.Difference:
+        delivered: list[ledger.Entry] = []
+        for sink in sinks:
+            sink.flush()
+        time.sleep(0.1)
+        for number in range(2):
+            delivered += ledger.read(tmp_path / f"delivered-{number}")
+        return ledger.compare(ledger.read(tmp_path / "accepted"), delivered)
+
+    wait_for(lambda: json.loads(gateway.command("queue", "list", "--json"))["total"] == 0, "all mail")
+    found = difference()
+    assert (found.lost, found.altered, found.duplicated) == (0, 0, 0), found
+
+
 # -- SIGUSR1 ---------------------------------------------------------------------------------------
 
 
@@ -364,7 +414,7 @@ def test_mail_of_a_partition_that_lost_its_worker_is_delivered(gateway_factory, 
             assert client.message(LINE)[-1].startswith("250")
     gateway.stop()
     change(gateway, ("workers = 2", "workers = 1"), ("hold = true", "hold = false"))
-    gateway._workers = 1
+    gateway.expect_workers(1)
     gateway.start()
     sink.wait(6)
     spool = gateway.state_dir / "spool"
