@@ -35,7 +35,7 @@ MODULES = sorted(Path(p).stem for p in glob("_native/*.pyx"))
 
 # Python modules on the path of every message, compiled as they are: the source beside the extension stays the only
 # source, and runs the same without it (tests run both).  ARCHITECTURE.md has the figures that earn each its place.
-COMPILED = ["gateway.protocol.smtp_server", "gateway.server.smtp"]
+COMPILED = ["gateway.net.connection", "gateway.protocol.smtp_server", "gateway.server.smtp"]
 
 
 def require_compiler_and_headers() -> None:

@@ -1,11 +1,11 @@
 """One worker: every object it is made of, in the order in which it is built and taken down.  Read this first.
 
-    Owns      run_worker(), Worker
-    Flow      supervisor forks → run_worker() → recover the spool → open the doors → serve → drain → exit
-    Files     everything below state_dir: spool/, history.py, control.py
-    Errors    what prevents a start is logged and ends the process with status 1; the supervisor tries again later
-    Blocking  recovery reads the whole log before the first connection is accepted
-    Security  runs with the privileges the supervisor left it; opens no port of its own
+Owns      run_worker(), Worker
+Flow      supervisor forks → run_worker() → recover the spool → open the doors → serve → drain → exit
+Files     everything below state_dir: spool/, history.py, control.py
+Errors    what prevents a start is logged and ends the process with status 1; the supervisor tries again later
+Blocking  recovery reads the whole log before the first connection is accepted
+Security  runs with the privileges the supervisor left it; opens no port of its own
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable
 
+import msgspec
 import uvloop
 
 from gateway.agents import AgentFactory
@@ -39,6 +40,7 @@ from gateway.queue.scheduler import Scheduler
 from gateway.queue.timers import LoopClock
 from gateway.server.smtp import SmtpSession
 from gateway.spool.errors import SpoolError
+from gateway.spool.settings import SpoolSettings
 from gateway.spool.spool import Spool
 from gateway.worker_link import KeyMaterial, Reload, Sockets, WorkerContext
 
@@ -102,7 +104,8 @@ class Worker:
         await self.doors.open(self._sockets)
         await self.egress.start()
         self.queue_poll = QueuePoll(self.netlink, self.doors.sockets)
-        self.queue_poll.start()
+        if any(listen.service == "http" for listen in config.listen):
+            self.queue_poll.start()  # only /metrics shows it, and pyroute2 costs 14 MB
         self.control = ControlServer(config.control_dir, self.index, self.log)
         self._register_control()
         config.control_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -118,7 +121,10 @@ class Worker:
         """The spool's messages come back to the queue before anybody can add to it."""
         config = self.config
         self.spool = Spool(
-            config.spool_dir, worker=self.index, settings=config.spool, on_health=self._on_spool_health
+            config.spool_dir,
+            worker=self.index,
+            settings=SpoolSettings(**msgspec.structs.asdict(config.spool)),
+            on_health=self._on_spool_health,
         )
         recovery = self.spool.recover()
         messages = list(recovery.messages)
@@ -224,15 +230,35 @@ class Worker:
         samples = [
             Sample("gateway_queue_messages", "gauge", "Messages in the spool", {}, spool.count),
             Sample("gateway_spool_free_octets", "gauge", "Room for mail", {}, spool.free_octets),
-            Sample("gateway_spool_healthy", "gauge", "1: mail is taken", {}, float(spool.health is None)),
+            Sample(
+                "gateway_spool_healthy",
+                "gauge",
+                "1: mail is taken",
+                {},
+                float(spool.health is None),
+            ),
             Sample("gateway_worker_restarts_total", "counter", "Restarts", {}, self._restarts),
-            Sample("gateway_memory_octets", "gauge", "Mail data in memory", {}, self.doors.memory.octets),
-            Sample("gateway_shed_total", "counter", "421 under overload", {}, self.doors.overload.shed_total),
+            Sample(
+                "gateway_memory_octets",
+                "gauge",
+                "Mail data in memory",
+                {},
+                self.doors.memory.octets,
+            ),
+            Sample(
+                "gateway_shed_total",
+                "counter",
+                "421 under overload",
+                {},
+                self.doors.overload.shed_total,
+            ),
         ]
         for address, queue in self.doors.accept_queues(self.queue_poll.queues):
             labels = {"listener": address}
             samples.append(
-                Sample("gateway_accept_queue", "gauge", "Connections that wait", labels, queue.depth)
+                Sample(
+                    "gateway_accept_queue", "gauge", "Connections that wait", labels, queue.depth
+                )
             )
             if queue.drops is not None:
                 samples.append(
@@ -240,8 +266,12 @@ class Worker:
                 )
         for lane in self.scheduler.lanes:
             labels = {"next_hop": lane.name}
-            samples.append(Sample("gateway_lane_ready", "gauge", "Waiting to be sent", labels, lane.ready))
-            samples.append(Sample("gateway_lane_running", "gauge", "Being sent", labels, lane.running))
+            samples.append(
+                Sample("gateway_lane_ready", "gauge", "Waiting to be sent", labels, lane.ready)
+            )
+            samples.append(
+                Sample("gateway_lane_running", "gauge", "Being sent", labels, lane.running)
+            )
         for pair in self.tls.pairs():
             labels = {"file": pair.certificate_file}
             expires = pair.expires_at / 1e9
@@ -256,7 +286,18 @@ class Worker:
         register("top", self._top)
         register("health", self.unhealthy)
         operations = Operations(self.scheduler)
-        for name in ("list", "show", "hold", "release", "retry", "expire", "delete", "reroute", "stats", "ages"):
+        for name in (
+            "list",
+            "show",
+            "hold",
+            "release",
+            "retry",
+            "expire",
+            "delete",
+            "reroute",
+            "stats",
+            "ages",
+        ):
             register(f"queue.{name}", getattr(operations, name))
 
     def _top(self) -> dict[str, object]:
@@ -347,4 +388,3 @@ async def _serve(context: WorkerContext, log: Log, history: History) -> None:
     context.link.report("ready")
     await stop.wait()
     await worker.stop()
-

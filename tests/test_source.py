@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "spool": {"mail", "_native", "config_model", "log", "metrics"},
     "queue": {"spool", "delivery", "mail", "config_model", "log", "metrics"},
     "delivery": {"mail", "protocol", "net", "_native", "config_model", "log", "metrics"},
-    "server": {"protocol", "net", "policy", "spool", "mail", "_native", "config_model", "config_values", "log", "metrics"},
+    "server": {"protocol", "net", "policy", "spool", "mail", "config_model", "config_values", "log", "metrics"},
     "app": "*",
     "agents": "*",
     "doors": "*",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gateway._native import DataEncoder
 from gateway.config_model import DeliveryConfig
 from gateway.delivery.negotiate import STREAM_OCTETS, Delivery, must_wait, prepare
-from gateway.net.connection import Connection, DeadlineSweep
+from gateway.net.connection import Connection, DeadlineSweep, as_protocol
 from gateway.net.dns import DnsError
 from gateway.net.tls import TlsContexts, TlsError, describe
 from gateway.protocol.smtp_client import (
@@ -287,8 +287,8 @@ class SmtpConnection:
         )
         await asyncio.wait_for(connecting, settings.connect_s + (settings.tls_handshake_s if context else 0.0))
 
-    def _make_connection(self) -> Connection:
-        return Connection(self, self._settings.sweep)
+    def _make_connection(self) -> asyncio.Protocol:
+        return as_protocol(Connection(self, self._settings.sweep))
 
     def _context(self) -> ssl.SSLContext:
         contexts = self._settings.contexts

@@ -15,6 +15,7 @@ import logging
 import ssl
 import time
 from typing import Protocol as Interface
+from typing import cast
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +42,13 @@ class Handler(Interface):
         """The write buffer rose above (False) or fell below (True) its water marks."""
 
 
-class Connection(asyncio.Protocol):
-    """Drives one Handler over one transport."""
+class Connection:
+    """Drives one Handler over one transport.  An asyncio.Protocol in all but its base class."""
 
-    __slots__ = ("_handler", "_sweep", "closed", "deadline", "reading", "tls", "transport")
+    __slots__ = ("_sweep", "closed", "deadline", "handler", "reading", "tls", "transport")
 
     def __init__(self, handler: Handler, sweep: DeadlineSweep) -> None:
-        self._handler = handler
+        self.handler = handler
         self._sweep = sweep
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.deadline = 0.0  # time.monotonic(); 0 = none
@@ -61,26 +62,26 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
         self.tls = transport.get_extra_info("ssl_object")
         self._sweep.add(self)
-        self._handler.on_connected(self)
+        self.handler.on_connected(self)
 
     def data_received(self, data: bytes) -> None:
-        self._handler.receive(data)
+        self.handler.receive(data)
 
     def eof_received(self) -> bool:
-        self._handler.receive_eof()
+        self.handler.receive_eof()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed:
             self.closed = True
             self._sweep.discard(self)
-            self._handler.on_closed(exc)
+            self.handler.on_closed(exc)
 
     def pause_writing(self) -> None:
-        self._handler.on_write_ready(False)
+        self.handler.on_write_ready(False)
 
     def resume_writing(self) -> None:
-        self._handler.on_write_ready(True)
+        self.handler.on_write_ready(True)
 
     # -- what the handler calls --------------------------------------------------------------------------------------
 
@@ -116,10 +117,6 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     @property
-    def handler(self) -> Handler:
-        return self._handler
-
-    @property
     def write_buffer_octets(self) -> int:
         return self.transport.get_write_buffer_size()
 
@@ -139,7 +136,7 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         transport = await loop.start_tls(
             self.transport,
-            self,
+            as_protocol(self),
             context,
             server_side=server_side,
             server_hostname=server_hostname,
@@ -148,7 +145,13 @@ class Connection(asyncio.Protocol):
         if transport is None:
             raise ConnectionResetError("connection lost during the TLS handshake")
         self.transport = transport
+        self.reading = True
         self.tls = transport.get_extra_info("ssl_object")
+
+
+def as_protocol(connection: Connection) -> asyncio.Protocol:
+    """For the type checker: the loop wants an asyncio.Protocol and looks at its methods only."""
+    return cast(asyncio.Protocol, connection)
 
 
 class DeadlineSweep:
@@ -175,7 +178,7 @@ class DeadlineSweep:
         for connection in [c for c in self.connections if 0.0 < c.deadline < now]:
             connection.deadline = 0.0
             try:
-                connection._handler.on_deadline()
+                connection.handler.on_deadline()
             except Exception:
                 logger.exception("deadline handler failed")
                 connection.abort()

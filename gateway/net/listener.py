@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.config_values import Address
-from gateway.net.connection import Connection, DeadlineSweep, Handler
+from gateway.net.connection import Connection, DeadlineSweep, Handler, as_protocol
 from gateway.net.proxy_header import ProxyError, ProxyHeader, parse
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 PROXY_DEADLINE_S = 10.0  # the load balancer sends it first and at once
 PROXY_POLL_S = 0.01  # between looks at a header that came in pieces
 PROXY_PEEK_OCTETS = 4112  # 16 octets and the bound proxy_header puts on what follows
+
+UNKNOWN_CLIENT = ("0.0.0.0:0", "0.0.0.0")
 
 # (client "ip:port", client ip) → the handler of one connection; "" when the socket itself tells
 HandlerFactory = Callable[[str, str], Handler]
@@ -84,8 +86,8 @@ class Listener:
             asyncio.get_running_loop().remove_reader(self.sock.fileno())
             self.sock.close()
 
-    def _connection(self) -> Connection:
-        return Connection(self._factory("", ""), self._sweep)
+    def _connection(self, client: str = "", client_ip: str = "") -> asyncio.Protocol:
+        return as_protocol(Connection(self._factory(client, client_ip), self._sweep))
 
     # -- behind a load balancer --------------------------------------------------------------------------------------
 
@@ -110,14 +112,16 @@ class Listener:
             client, client_ip = "", ""
             if self._trusts_proxy is not None and self._trusts_proxy(peer):
                 header = await asyncio.wait_for(read_proxy_header(sock), PROXY_DEADLINE_S)
-                if not header.local and header.source is not None:
+                if header.source is not None and not header.local:
                     client_ip, port = header.source[0], header.source[1]
                     client = f"[{client_ip}]:{port}" if ":" in client_ip else f"{client_ip}:{port}"
+                elif not header.local:  # it does not say who: not the balancer, whom we may trust more
+                    client, client_ip = UNKNOWN_CLIENT
             options: dict[str, Any] = {}
             if self._tls is not None:
                 options = {"ssl": self._tls, "ssl_handshake_timeout": self._tls_handshake_s}
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: Connection(self._factory(client, client_ip), self._sweep), sock, **options
+                lambda: self._connection(client, client_ip), sock, **options
             )
         except (ProxyError, OSError, TimeoutError) as error:
             logger.warning("connection from %s closed: PROXY header: %s", peer or "unix", error)

@@ -13,7 +13,7 @@ from gateway.mail.reply import Reply
 
 
 def check_content(
-    facts: env.Facts, *, overflow: bool, reject_bare: bool, body: int, received_max: int
+    facts: env.Facts, overflow: bool, reject_bare: bool, body: int, received_max: int
 ) -> Reply | None:
     """None when the content may be kept."""
     if overflow:

@@ -1,12 +1,14 @@
 # Types for the compiled form of smtp.py (setup.py, COMPILED); the Python source stays the only source.
 
+from gateway.net.connection cimport Connection
 from gateway.protocol.smtp_server cimport SmtpServerMachine
 
 
 cdef class SmtpSession:
     cdef readonly str client, client_ip, session_id
     cdef readonly SmtpServerMachine machine
-    cdef object _service, _connection, _timer, _stamp, _incoming
+    cdef Connection _connection
+    cdef object _service, _timer, _stamp, _incoming
     cdef list _inline_chunks
     cdef str _tls_text, _reason, _proto
     cdef bint _counted, _waiting, _writable, _may_relay

@@ -316,7 +316,6 @@ class SmtpSession:
 
     def _on_hello(self, verb: str, argument: str) -> None:
         self._abort_incoming()
-        self._proto = verb
         self._stamp = ReceivedStamp(
             hostname=self._service.hostname,
             client_name=argument,
@@ -326,6 +325,13 @@ class SmtpSession:
             extended=verb != "HELO",
         )
         self.machine.accept_hello(verb, argument)
+        self._proto = self._transmission_type(smtputf8=False)
+
+    def _transmission_type(self, *, smtputf8: bool) -> str:
+        machine = self.machine
+        return transmission_type(
+            lmtp=machine.settings.lmtp, extended=machine.esmtp, tls=machine.tls, smtputf8=smtputf8
+        )
 
     def _on_mail(self, _reverse_path: str, mail: MailParameters) -> None:
         service = self._service
@@ -382,11 +388,7 @@ class SmtpSession:
         decoder = machine.decoder
         facts = env.Facts(*decoder.facts())
         refusal = check_content(
-            facts,
-            overflow=decoder.overflow,
-            reject_bare=service.reject_bare,
-            body=machine.mail.body,
-            received_max=service.limits.received_fields,
+            facts, decoder.overflow, service.reject_bare, machine.mail.body, service.limits.received_fields
         )
         if refusal is not None:
             self._refuse_content(refusal, facts)
@@ -406,12 +408,7 @@ class SmtpSession:
             mail.envid,
             self.client,
             machine.greeted,
-            transmission_type(
-                lmtp=service.settings.lmtp,
-                extended=machine.esmtp,
-                tls=machine.tls,
-                smtputf8=mail.smtputf8,
-            ),
+            self._proto if not mail.smtputf8 else self._transmission_type(smtputf8=True),
             self.session_id,
             decoder.message_id,
             service.durability,
@@ -527,9 +524,9 @@ class SmtpSession:
             self.machine.reply(replies.TLS_UNAVAILABLE)
             return
         self.machine.reply(replies.READY_FOR_TLS)
+        self._waiting = True  # and no deadline: start_tls() has its own
+        self._connection.pause_reading()  # the handshake is for start_tls() to read
         self._flush()
-        self._waiting = True
-        self._connection.deadline = 0.0  # start_tls() has its own
         task = asyncio.get_running_loop().create_task(self._start_tls(context))
         _tls_tasks.add(task)
         task.add_done_callback(_tls_tasks.discard)
