@@ -336,7 +336,10 @@ class SmtpSession:
     def _on_mail(self, _reverse_path: str, mail: MailParameters) -> None:
         service = self._service
         error = service.spool.check(mail.size)  # RFC 1870 §6.1: no room now is 452, before it is sent
-        if error is not None:
+        if service.gate.draining:  # RFC 5321 §3.8; a client that pipelines is never idle
+            self._reason = "shutdown"
+            self.machine.reply(replies.SHUTTING_DOWN)
+        elif error is not None:
             self.machine.reply(error.reply)
         elif service.memory.octets > service.memory.limit_octets:
             self.machine.reply(replies.OUT_OF_MEMORY)
