@@ -122,30 +122,22 @@ COLUMNS = (
     "messages/s",
     "range",
     "CPU us/msg",
-    "/ smtp-sink",
-    "/ postfix",
-    "rate / best durable peer",
+    "to smtp-sink",
+    "to postfix",
+    "rate to best peer",
 )
 
 
 def table(cell: Cell, rows: list[Row]) -> Table:
     result = Table(title=cell.title, title_justify="left")
-    for column in (
-        "server",
-        "messages/s",
-        "range",
-        "CPU us/msg",
-        "CPU x smtp-sink",
-        "CPU x postfix",
-        "rate x best peer",
-    ):
+    for column in COLUMNS:
         result.add_column(column, justify="left" if column == "server" else "right")
     cpu = {row.server: row.cpu for row in rows}
     peers = [row.rate for row in rows if row.is_durable and not row.server.startswith("gateway")]
     best = max(peers, default=0.0)
     for row in rows:
         if row.failure:
-            result.add_row(row.server, row.failure.splitlines()[0])
+            result.add_row(row.server, "-")
             continue
         result.add_row(
             row.server,
@@ -156,6 +148,9 @@ def table(cell: Cell, rows: list[Row]) -> Table:
             ratio(row.cpu, cpu.get("postfix", 0.0)),
             ratio(row.rate, best),
         )
+    result.caption = "\n".join(
+        f"{row.server}: {row.failure.splitlines()[-1]}" for row in rows if row.failure
+    )
     return result
 
 

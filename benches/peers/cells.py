@@ -84,7 +84,9 @@ def run_cell(
             for row, measure in ready:
                 if row.failure:
                     continue
-                say(f"{cell.title}: {row.server}, {f'round {number} of {rounds}' if number > 0 else 'warm-up'}")
+                say(
+                    f"{cell.title}: {row.server}, {f'round {number} of {rounds}' if number > 0 else 'warm-up'}"
+                )
                 try:
                     rate, cpu_us = measure(batches.get(row.server, FIRST_RUN))
                 except RuntimeError as error:

@@ -140,7 +140,7 @@ hostname = "bench.example.test"
 state_dir = "{self.where}/state"
 workers = {self.workers}
 log = {{ file = "{self.where}/gateway.log", format = "json" }}
-queue = {{ messages_max = 10000000 }}
+spool = {{ messages_max = 10000000 }}
 limits = {{ sessions_per_client = 20000, sessions = 20000, transactions = 0 }}
 """
         if self.tls:
