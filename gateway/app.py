@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import uvloop
@@ -223,7 +224,19 @@ class Worker:
     async def metrics_text(self) -> bytes:
         """/metrics for the whole gateway, whichever worker was asked."""
         siblings = await ask_siblings(self.config.control_dir, "metrics", skip=self.index)
-        return render([self.meter.snapshot(), *siblings])
+        return render([self._snapshot(), *siblings])
+
+    def _snapshot(self) -> dict[str, Any]:
+        """What all workers exchange; the gauges that others keep are read now."""
+        self.metrics.spool_syncs_total = self.spool.log.writes
+        self.metrics.connections_open = sum(
+            hop.agent.connections
+            for lane in self.scheduler.lanes
+            for hop in lane.hops
+            if hop.agent is not None
+        )
+        self.metrics.log_lost_lines_total = self.log.lost_lines
+        return self.meter.snapshot()
 
     def _samples(self) -> list[Sample]:
         spool = self.spool
@@ -246,7 +259,7 @@ class Worker:
                 self.doors.memory.octets,
             ),
             Sample(
-                "gateway_shed_total",
+                "gateway_sessions_shed_total",
                 "counter",
                 "421 under overload",
                 {},
@@ -282,7 +295,7 @@ class Worker:
 
     def _register_control(self) -> None:
         register = self.control.register
-        register("metrics", self.meter.snapshot)
+        register("metrics", self._snapshot)
         register("top", self._top)
         register("health", self.unhealthy)
         operations = Operations(self.scheduler)
@@ -307,7 +320,7 @@ class Worker:
             "started_at": self._started_at,
             "restarts": self._restarts,
             "unhealthy": self.unhealthy(),
-            "metrics": self.meter.snapshot(),
+            "metrics": self._snapshot(),
             "loop_lag_s": self.loop_lag_s,
             "queue": {"messages": self.spool.count},
         }
@@ -320,7 +333,6 @@ class Worker:
         now = time.monotonic()
         self.loop_lag_s = max(0.0, now - due)
         self.metrics.loop_lag_seconds.observe(self.loop_lag_s)
-        self.metrics.log_lost_lines_total = self.log.lost_lines
         self._lag_timer = asyncio.get_running_loop().call_later(
             LAG_INTERVAL_S, self._measure_lag, now + LAG_INTERVAL_S
         )

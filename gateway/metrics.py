@@ -28,7 +28,6 @@ from prometheus_client.core import (
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 LONG_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 5, 30, 60, 300, 900, 3600, 14400, 86400, 432000)
 OCTETS = tuple(float(1024 * 4**n) for n in range(10))  # 1 KiB … 256 MiB
-GROUPS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
 class Histogram:
@@ -104,10 +103,8 @@ class Metrics(msgspec.Struct):
     sessions_total: Annotated[int, _counter("Connections accepted")] = 0
     sessions_open: Annotated[int, _gauge("Connections from clients")] = 0
     sessions_refused_total: Annotated[int, _counter("Connections answered with 421 at once")] = 0
-    sessions_shed_total: Annotated[int, _counter("Connections refused under overload")] = 0
     early_talkers_total: Annotated[int, _counter("Clients that spoke before the greeting")] = 0
     timeouts_total: Annotated[int, _counter("Sessions ended by a timeout or a slow client")] = 0
-    commands_total: Annotated[int, _counter("Commands received")] = 0
     command_errors_total: Annotated[int, _counter("Commands refused")] = 0
     received_octets_total: Annotated[int, _counter("Octets of mail data received")] = 0
     tls_handshakes_total: Annotated[int, _counter("TLS handshakes completed with clients")] = 0
@@ -137,15 +134,7 @@ class Metrics(msgspec.Struct):
         default_factory=lambda: Histogram(OCTETS)
     )
     # spool
-    spool_syncs_total: Annotated[int, _counter("fdatasync calls")] = 0
-    spool_errors_total: Annotated[int, _counter("Writes and syncs that failed")] = 0
-    spool_written_octets_total: Annotated[int, _counter("Octets written to the log on disk")] = 0
-    spool_sync_seconds: Annotated[Histogram, _histogram("Duration of a group's write and sync")] = (
-        msgspec.field(default_factory=_seconds)
-    )
-    spool_group_messages: Annotated[Histogram, _histogram("Messages that shared one sync")] = (
-        msgspec.field(default_factory=lambda: Histogram(GROUPS))
-    )
+    spool_syncs_total: Annotated[int, _counter("Groups of records written and synced")] = 0
     # delivery
     delivered: Annotated[int, _counter(_OUTCOME, "recipients_total", outcome="delivered")] = 0
     relayed: Annotated[int, _counter(_OUTCOME, "recipients_total", outcome="relayed")] = 0
@@ -154,9 +143,6 @@ class Metrics(msgspec.Struct):
     expired: Annotated[int, _counter(_OUTCOME, "recipients_total", outcome="expired")] = 0
     discarded: Annotated[int, _counter(_OUTCOME, "recipients_total", outcome="discarded")] = 0
     reports_total: Annotated[int, _counter("Delivery status notifications generated")] = 0
-    sent_octets_total: Annotated[int, _counter("Octets of mail data sent to next hops")] = 0
-    connects_total: Annotated[int, _counter("Connections opened to next hops")] = 0
-    connect_failures_total: Annotated[int, _counter("Connections to next hops that failed")] = 0
     connections_open: Annotated[int, _gauge("Connections to next hops")] = 0
     attempt_seconds: Annotated[Histogram, _histogram("Duration of one delivery attempt")] = (
         msgspec.field(default_factory=_seconds)

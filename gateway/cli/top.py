@@ -42,7 +42,6 @@ RATES = {
 }
 LATENCIES = {
     "accept": "accept_seconds",
-    "sync": "spool_sync_seconds",
     "attempt": "attempt_seconds",
     "delivery": "delivery_seconds",
     "loop lag": "loop_lag_seconds",
