@@ -59,10 +59,10 @@ struct lw {
     struct lw_group *ready_first, *ready_last;
     struct lw_group *done_first, *done_last;
     struct lw_group *taken;
-    size_t pending; /* octets of ready and taken groups */
+    size_t pending; /* octets of ready and taken groups; read without the mutex */
     int signalled;  /* the eventfd was written and lw_reap() not called since */
     int stop;
-    uint64_t syncs;
+    uint64_t syncs; /* groups done; read without the mutex */
     int event;
     int failed;               /* a group of failed_sequence failed: those behind it are not written */
     uint32_t failed_sequence;
@@ -213,8 +213,8 @@ static void *lw_main(void *argument)
 
         pthread_mutex_lock(&w->mutex);
         w->taken = NULL;
-        w->pending -= g->padded;
-        w->syncs++;
+        __atomic_fetch_sub(&w->pending, g->padded, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&w->syncs, 1, __ATOMIC_RELAXED);
         if (g->error && !skip) {
             w->failed = 1;
             w->failed_sequence = g->sequence;
@@ -291,7 +291,7 @@ static void lw_submit(struct lw *w, struct lw_group *g)
     else
         w->ready_first = g;
     w->ready_last = g;
-    w->pending += g->padded;
+    __atomic_fetch_add(&w->pending, g->padded, __ATOMIC_RELAXED);
     int asleep = lw_rouse(w);
     pthread_mutex_unlock(&w->mutex);
     lw_wake(w, asleep);
@@ -311,11 +311,14 @@ static struct lw_group *lw_withdraw(struct lw *w)
             before->next = NULL;
         else
             w->ready_first = NULL;
-        w->pending -= g->padded;
+        __atomic_fetch_sub(&w->pending, g->padded, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&w->mutex);
     return g;
 }
+
+static size_t lw_pending(struct lw *w) { return __atomic_load_n(&w->pending, __ATOMIC_RELAXED); }
+static uint64_t lw_syncs(struct lw *w) { return __atomic_load_n(&w->syncs, __ATOMIC_RELAXED); }
 
 /* Everything finished since the last call, in order; resets the eventfd. */
 static struct lw_group *lw_reap(struct lw *w)

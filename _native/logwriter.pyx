@@ -37,9 +37,9 @@ cdef extern from "logwriter.h" nogil:
         int method
         int error
     struct lw:
-        size_t pending
-        uint64_t syncs
         int event
+    size_t lw_pending(lw *w)
+    uint64_t lw_syncs(lw *w)
     int lw_start(lw *w, size_t capacity)
     void lw_stop(lw *w)
     void lw_drain(lw *w)
@@ -104,12 +104,12 @@ cdef class LogWriter:
     @property
     def pending_octets(self):
         """Octets appended and not yet completed, padding included."""
-        return self.writer.pending + (self.open_group.used if self.open_group != NULL else 0)
+        return lw_pending(&self.writer) + (self.open_group.used if self.open_group != NULL else 0)
 
     @property
     def writes(self):
         """Groups completed by the thread so far."""
-        return self.writer.syncs
+        return lw_syncs(&self.writer)
 
     @property
     def room_octets(self):

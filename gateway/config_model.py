@@ -313,8 +313,8 @@ class SpoolConfig(_Section, frozen=True, kw_only=True):
         float, _part("the same when the disk is short: more copying, less space")
     ] = 0.75
     compact_step_octets: Annotated[
-        int, _count(4096, 64 * MIB, "copied in one turn of the event loop (about 0.2 ms)")
-    ] = 256 * 1024
+        int, _count(4096, 64 * MIB, "copied in one turn of the event loop (below 1 ms)")
+    ] = 64 * 1024
     min_free_octets: Annotated[
         int,
         _count(

@@ -23,12 +23,14 @@ from gateway.spool.log import Log
 from gateway.spool.message import Extent, Stored, pack_extents, split_message
 from gateway.spool.record import (
     CHUNK,
+    CUT,
     END,
     LENGTHS,
     MESSAGE,
     RESULT,
     SETTLED,
     UPDATE,
+    pack_cuts,
     pack_numbers,
     pack_results,
     pack_update,
@@ -100,7 +102,7 @@ class Compactor:
 
     def consider(self, segment: Segment) -> None:
         """Something in the segment was settled, or it was completed."""
-        if not segment.complete or segment.pins:
+        if not segment.complete or segment.pins or not self._exists(segment):
             return
         settings = self._log.settings
         share = settings.compact_below_when_full if self._log.full else settings.compact_below
@@ -125,7 +127,8 @@ class Compactor:
         assert loop is not None and self._segment is not None
         if log.closed:
             return
-        if log.trouble is not None or log.pending_octets > log.settings.pending_octets:
+        behind = log.trouble is not None or log.pending_octets > log.settings.pending_octets
+        if behind and not self._segment.is_dead(log.segments):
             loop.call_later(RETRY_S, self._step)
             return
         budget = log.settings.compact_step_octets
@@ -153,19 +156,29 @@ class Compactor:
             return
         if self._failed or segment.live or segment.pins:
             self._segment = None
-            self._loop.call_later(RETRY_S, self._retry, segment)
+            delay = self._log.settings.probe_interval_s if self._failed else RETRY_S
+            self._loop.call_later(delay, self._retry, segment)
+            self._next()
             return
         self._log.release(segment)
 
+    def _exists(self, segment: Segment) -> bool:
+        return self._log.segments.get(segment.sequence) is segment
+
     def _retry(self, segment: Segment) -> None:
-        if self._log.segments.get(segment.sequence) is segment:
-            self.consider(segment)
+        self.consider(segment)
         self._next()
 
     def _on_released(self, segment: Segment) -> None:
         self._segment = None
         if self._loop is not None:
-            if segment.sequence in self._log.segments:
+            if not self._exists(segment):
+                for stored in segment.touched:
+                    stored.touched = tuple(
+                        other for other in stored.touched if other is not segment
+                    )
+                segment.touched.clear()
+            else:
                 self._loop.call_later(self._log.settings.probe_interval_s, self._retry, segment)
             self._next()
 
@@ -207,8 +220,6 @@ class Compactor:
                     self._on_damage(stored, error)
                     self._failed = True
         for stored in list(segment.touched):
-            segment.touched.discard(stored)
-            stored.touched = tuple(touched for touched in stored.touched if touched is not segment)
             if stored.unsettled:
                 yield self.write_states(stored)
         for sequence, numbers in segment.tombs.items():
@@ -223,9 +234,8 @@ class Compactor:
             s: cut for s, cut in segment.cuts.items() if s in existing and s != segment.sequence
         }
         if cuts:
-            self._log.write_cuts(cuts, lambda error: None)
-        # What completes last tells that all of it is on disk, and that nothing of this segment is on its way.
-        self._append(SETTLED, 0, b"")
+            at, _ = self._append(CUT, 0, pack_cuts(cuts))
+            at.cuts.update(cuts)
 
     def copy(self, stored: Stored, leaving: Collection[Segment]) -> Iterator[int]:
         """The message's records in those segments again, at the end of the log; yields octets copied."""

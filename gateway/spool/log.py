@@ -27,7 +27,7 @@ from gateway._native import LogWriter
 from gateway.spool import segment as files
 from gateway.spool.errors import SpoolError, SpoolFull
 from gateway.spool.message import Octets
-from gateway.spool.record import CUT, EXTENT
+from gateway.spool.record import CUT, pack_cuts
 from gateway.spool.segment import FIRST_RECORD, Segment
 from gateway.spool.settings import SpoolSettings
 
@@ -227,7 +227,9 @@ class Log:
             try:
                 self._spares.append(self._create_now())
             except SpoolFull as error:
-                if not reserve:
+                if reserve:
+                    self._stop(f"{error}; results cannot be recorded")
+                else:
                     self._set_full(str(error))
                 raise
         segment = self._spares.pop(0)  # the lowest sequence: records must stay in order
@@ -284,12 +286,16 @@ class Log:
                 "spool: %s: write at %d failed: %s", segment.path, offset, os.strerror(error)
             )
         if segment is not None and segment is self.current:
-            self._writer.leave_segment()
+            self._stop(f"write failed: {os.strerror(error)}")
+
+    def _stop(self, trouble: str) -> None:
+        """Nothing can be written, until _resume()."""
+        self._writer.leave_segment()
+        if self.current is not None:
+            self.current.sealed = True
             self.current = None
-            segment.sealed = True
-        if self.trouble is None and error != errno.ECANCELED:
-            self.trouble = f"write failed: {os.strerror(error)}"
-            self.on_change()
+        self.trouble = trouble
+        self.on_change()
 
     # -- health ------------------------------------------------------------------------------------------------------
 
@@ -326,8 +332,7 @@ class Log:
         self._writer.submit()
 
     def write_cuts(self, cuts: dict[int, int], token: Token) -> None:
-        payload = b"".join(EXTENT.pack(sequence, 0, cut) for sequence, cut in cuts.items())
-        segment, _ = self.append(CUT, 0, token, payload, reserve=True)
+        segment, _ = self.append(CUT, 0, token, pack_cuts(cuts), reserve=True)
         segment.cuts.update(cuts)
 
     # -- segments coming and going -----------------------------------------------------------------------------------
@@ -405,9 +410,8 @@ class Log:
 
     def release(self, segment: Segment) -> None:
         """Nothing in it is needed any more: reuse the file or remove it.  Until that is done it still counts."""
-        wanted = (
-            len(self._spares) < self.settings.spare_segments
-        )  # one being made may fail: this one is sure
+        # Whatever is being made: that may fail, this one is sure.
+        wanted = len(self._spares) < self.settings.spare_segments
         if segment.retired or segment.size != self.settings.segment_octets or not wanted:
 
             def work() -> None:

@@ -96,6 +96,10 @@ def unpack_numbers(payload: bytes | memoryview) -> array[int]:
     return numbers
 
 
+def pack_cuts(cuts: dict[int, int]) -> bytes:
+    return b"".join(EXTENT.pack(sequence, 0, offset) for sequence, offset in cuts.items())
+
+
 def decode_number(queue_id: str) -> int:
     """The number that encode_number() made this id of.  ValueError for anything else."""
     number = 0

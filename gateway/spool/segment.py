@@ -16,6 +16,7 @@ import mmap
 import os
 import secrets
 import struct
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,15 @@ class Segment:
     def limit(self) -> int:
         """End of the room for records."""
         return self.size - BLOCK_OCTETS
+
+    def is_dead(self, existing: Container[int]) -> bool:
+        """True when nothing in it is needed, nor said in it about what lies in other existing segments."""
+        return not (
+            self.live
+            or self.pins
+            or any(stored.unsettled for stored in self.touched)
+            or any(s in existing and s != self.sequence for s in (*self.tombs, *self.cuts))
+        )
 
     def read_record(self, offset: int, length: int, queue_id: str) -> memoryview:
         """The payload of the record at offset, verified.  SpoolCorrupt when it is not what was written."""
