@@ -52,7 +52,7 @@ def cells(which: set[str]) -> list[Cell]:
     if "workers" in which:
         found.append(
             Cell(title="two workers, 10 KiB, 100 connections", size_octets=10 * KIB, connections=100,
-                 servers=("gateway", "gateway, 2 workers"))
+                 servers=("gateway", "gateway-2-workers"))
         )  # fmt: skip
     return found
 

@@ -71,9 +71,7 @@ def run_cell(
             row = Row(server=name)
             rows.append(row)
             try:
-                server, sink = stack.enter_context(
-                    _running(name, where / name.replace(", ", "-").replace(" ", "-"), cell.relay)
-                )
+                server, sink = stack.enter_context(_running(name, where / name, cell.relay))
             except Missing as missing:
                 row.failure = str(missing)
                 continue

@@ -141,7 +141,7 @@ state_dir = "{self.where}/state"
 workers = {self.workers}
 log = {{ file = "{self.where}/gateway.log", format = "json" }}
 spool = {{ messages_max = 10000000 }}
-limits = {{ sessions_per_client = 20000, sessions = 20000, transactions = 0 }}
+limits = {{ sessions_per_client = 20000, sessions = 20000, transactions = 0, junk_commands = 100000 }}
 """
         if self.tls:
             cert, key = self.certificate()
@@ -167,7 +167,7 @@ hold = {json.dumps(not self.relay_port)}
 
 
 class GatewayTwoWorkers(Gateway):
-    name = "gateway, 2 workers"
+    name = "gateway-2-workers"
 
     def __init__(self, where: Path, *, relay_port: int = 0, tls: bool = False) -> None:
         super().__init__(where, relay_port=relay_port, workers=2, tls=tls)
