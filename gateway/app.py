@@ -277,14 +277,19 @@ class Worker:
                 samples.append(
                     Sample("gateway_accept_drops_total", "counter", "Dropped", labels, queue.drops)
                 )
+        lanes: dict[str, list[int]] = {}  # several routes may have the same next hops
         for lane in self.scheduler.lanes:
-            labels = {"next_hop": lane.name}
-            samples.append(
-                Sample("gateway_lane_ready", "gauge", "Waiting to be sent", labels, lane.ready)
-            )
-            samples.append(
-                Sample("gateway_lane_running", "gauge", "Being sent", labels, lane.running)
-            )
+            row = lanes.setdefault(lane.name, [0, 0, 1])
+            row[0] += lane.ready
+            row[1] += lane.running
+            row[2] &= not lane.is_down
+        for name, (ready, running, up) in lanes.items():
+            labels = {"next_hop": name}
+            samples += [
+                Sample("gateway_lane_ready", "gauge", "Waiting to be sent", labels, ready),
+                Sample("gateway_lane_running", "gauge", "Being sent", labels, running),
+                Sample("gateway_lane_up", "gauge", "0: cannot be connected to", labels, up),
+            ]
         for pair in self.tls.pairs():
             labels = {"file": pair.certificate_file}
             expires = pair.expires_at / 1e9

@@ -134,6 +134,8 @@ def scrape(port: int, path: str = "/metrics") -> tuple[int, str]:
 
 
 def samples(text: str) -> dict[str, float]:
-    """A scrape as {"name{labels}": value}."""
+    """A scrape as {"name{labels}": value}; nothing in it may be told twice."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    assert len(found) == len(lines), "Prometheus refuses a page with the same series twice"
+    return found

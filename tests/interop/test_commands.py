@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_tools import Done, one_session_each, run
+from gateway_tools import Done, one_session_each, run, samples, scrape
 from interop_peers import RunningGateway, RunningSink, free_port, listener, route, wait_for
 from smtp_blaster.sink import SinkPlan
 
@@ -221,6 +221,17 @@ def test_top_takes_one_look(yard):
     done = yard.run("top", "--once", "--interval", "0.2")
     assert done.code == 0
     assert "accepted/s" in done.out
+
+
+def test_metrics_tell_of_the_queue(yard):
+    yard.send("b@held.test")
+    yard.send("b@down.test")
+    found = samples(scrape(yard.gateway.ports[1])[1])
+    for worker in "01":
+        assert found[f'gateway_queue_messages{{worker="{worker}"}}'] == 2
+        assert found[f'gateway_lane_up{{next_hop="{yard.hop}",worker="{worker}"}}'] == 1
+        assert found[f'gateway_lane_up{{next_hop="{yard.down}",worker="{worker}"}}'] == 0
+    assert [line for line in found if "worker" not in line] == []
 
 
 def test_commands_without_a_gateway_are_told_so(yard, tmp_path):

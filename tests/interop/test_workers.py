@@ -112,6 +112,39 @@ def test_a_scraper_that_stays_connected_does_not_hold_the_gateway(gateway_factor
     assert time.monotonic() - started < 5.0  # drain_s is 30 here, and aiohttp's own patience 9
 
 
+def test_clients_that_pipeline_without_end_do_not_hold_the_gateway(
+    gateway_factory, sink_factory, tmp_path
+):
+    """They are never idle: their next MAIL is there before the reply to their last message."""
+    sink = sink_factory(ledger=str(tmp_path / "delivered"))
+    gateway = gateway_factory(
+        [route(f"smtp://127.0.0.1:{sink.port}")], workers=2, drain_s=20.0
+    )
+    plan = Plan(
+        target=f"127.0.0.1:{gateway.port}",
+        connections=8,
+        size_octets=2000,
+        pipelining=True,
+        duration_s=30.0,
+        ledger=str(tmp_path / "accepted"),
+    )
+    source = Source(plan)
+    results: list[Result] = []
+    load = threading.Thread(target=lambda: results.append(asyncio.run(source.run())))
+    load.start()
+    wait_for(lambda: source.accepted > 200, "the load")
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(15) == 0
+    load.join(60)
+    assert results[0].replies == {"mail 421": 8, "dot 250": results[0].accepted}
+    gateway.start()
+    wait_for(lambda: json.loads(gateway.command("queue", "list", "--json"))["total"] == 0, "all mail")
+    sink.flush()
+    time.sleep(0.1)
+    found = ledger.compare(ledger.read(tmp_path / "accepted"), ledger.read(tmp_path / "delivered"))
+    assert (found.lost, found.altered, found.unpromised) == (0, 0, 0), found
+
+
 def test_a_second_sigterm_does_not_wait(gateway_factory, sink):
     gateway = gateway_factory([route(f"smtp://127.0.0.1:{sink.port}", hold=True)], drain_s=3000.0)
     with Client(gateway.port) as client:
