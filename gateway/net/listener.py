@@ -11,6 +11,7 @@ Standards PROXY protocol 2.1; RFC 8314 §3 (implicit TLS)
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -170,7 +171,7 @@ def bind(address: Address, *, reuse_port: bool, mode: int = 0o660) -> socket.soc
 
 def _bind_unix(path: str, mode: int) -> socket.socket:
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
+        if stat.S_ISSOCK(os.stat(path).st_mode) and not _is_served(path):
             os.unlink(path)
     except FileNotFoundError:
         pass
@@ -183,3 +184,8 @@ def _bind_unix(path: str, mode: int) -> socket.socket:
         raise
     return sock
 
+
+def _is_served(path: str) -> bool:
+    """Somebody listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(path) in (0, errno.EAGAIN)

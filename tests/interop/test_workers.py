@@ -45,7 +45,12 @@ LINE = b"x" * 70 + b"\r\n"
 
 
 def test_sigterm_lets_a_message_finish_and_sends_idle_sessions_away(gateway_factory, sink):
-    gateway = gateway_factory([route(f"smtp://127.0.0.1:{sink.port}")], workers=2, drain_s=20.0)
+    gateway = gateway_factory(
+        [route(f"smtp://127.0.0.1:{sink.port}")],
+        [listener(), listener("http")],
+        workers=2,
+        drain_s=20.0,
+    )
     idle = one_session_each(gateway)
     busy = one_session_each(gateway)
     for client in busy.values():
@@ -60,6 +65,8 @@ def test_sigterm_lets_a_message_finish_and_sends_idle_sessions_away(gateway_fact
     with pytest.raises(ConnectionRefusedError):
         Client(gateway.port)
     assert gateway.process.poll() is None
+    told = '{"healthy":false,"reasons":["shutting down"]}\n'
+    assert scrape(gateway.ports[1], "/healthz") == (503, told)
     for client in busy.values():
         client.send(LINE + b".\r\n")
         assert client.code() == 250
@@ -70,6 +77,45 @@ def test_sigterm_lets_a_message_finish_and_sends_idle_sessions_away(gateway_fact
     gateway.start()
     sink.wait(2)
     assert not gateway.log("drain_timeout")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["systemd", "terminal"])
+def test_a_signal_to_all_processes_drains_too(gateway_factory, sink, number):
+    """systemd's KillMode=control-group, and Ctrl-C."""
+    gateway = gateway_factory([route(f"smtp://127.0.0.1:{sink.port}")], workers=2, drain_s=20.0)
+    clients = one_session_each(gateway)
+    for client in clients.values():
+        client.command("MAIL FROM:<a@example.test>")
+        client.command("RCPT TO:<b@example.test>")
+        client.command("DATA")
+    os.killpg(gateway.process.pid, number)
+    wait_for(lambda: len(gateway.log("draining")) == 2, "both workers to drain")
+    for client in clients.values():
+        client.send(LINE + b".\r\n")
+        assert client.code() == 250
+    assert gateway.process.wait(20) == 0
+    assert not gateway.log("worker_died")
+    gateway.start()
+    sink.wait(2)
+
+
+def test_a_message_that_waits_for_its_next_hop_is_answered(gateway_factory, sink_factory):
+    """durability "inline": the reply is the next hop's, drain or not."""
+    sink = sink_factory(faults=(Fault("content", delay_s=1.0),))
+    gateway = gateway_factory(
+        [route(f"smtp://127.0.0.1:{sink.port}")], [listener(durability="inline")], drain_s=20.0
+    )
+    with Client(gateway.port) as client:
+        client.hello()
+        for command in ("MAIL FROM:<a@example.test>", "RCPT TO:<b@example.test>", "DATA"):
+            client.command(command)
+        client.send(LINE + b".\r\n")
+        wait_for(lambda: sink.sink.commands["DATA"] + sink.sink.commands["BDAT"], "the delivery")
+        gateway.process.send_signal(signal.SIGTERM)
+        assert client.code() == 250
+        assert client.reply()[-1].startswith("421")
+    assert gateway.process.wait(20) == 0
+    assert len(sink.receipts) == 1
 
 
 def test_a_session_that_never_ends_does_not_hold_the_gateway(gateway_factory):
@@ -478,6 +524,18 @@ def test_unix_sockets(gateway_factory, sink, tmp_path, service):
             assert client.message(LINE)[-1].startswith("250")
     assert len(sink.wait(4)) == 4
     assert {line["client"] for line in gateway.log("accepted")} == {"unix:"}
+    gateway.kill()
+    gateway.start()  # over what a killed one left
+    with UnixClient(path) as client:
+        assert client.code() == 220
+    # Somebody else's socket is not taken away from him.
+    other = tmp_path / "other.toml"
+    text = gateway.config.read_text().replace(f":{gateway.port}", f":{free_port()}")
+    other.write_text(text.replace(str(gateway.state_dir), str(tmp_path / "other")))
+    done = run(None, "serve", config=other)
+    assert (done.code, done.error) == (1, f"gateway: unix:{path}: Address already in use\n")
+    with UnixClient(path) as client:
+        assert client.code() == 220
     gateway.stop()
     assert not path.exists()
 
