@@ -1,6 +1,7 @@
 """The envelope: who sent the mail, to whom it goes, and what the receiving session learnt on the way.
 
 Owns      Envelope, Recipient, Facts; their packed form, which the spool keeps
+Limits    none of them is ever part of a cycle (gc=False): a long queue costs the collector nothing
 Errors    unpack() raises msgspec.DecodeError / ValidationError on anything pack() did not write
 Standards RFC 5321 §2.3.1 (envelope), RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID), RFC 6152, RFC 3030, RFC 6531
 """
@@ -29,7 +30,7 @@ BODY_BINARYMIME = 2
 NULL_REVERSE_PATH = ""  # RFC 5321 §4.5.5: MAIL FROM:<>
 
 
-class Recipient(msgspec.Struct, array_like=True):
+class Recipient(msgspec.Struct, array_like=True, gc=False):
     """One forward-path with what RFC 3461 says about it.  Its delivery state lives in the spool, by index."""
 
     forward_path: str  # mailbox "local-part@domain" as the client wrote it (no <>, no source route)
@@ -42,7 +43,7 @@ class Recipient(msgspec.Struct, array_like=True):
         return self.forward_path.rpartition("@")[2].lower() if "@" in self.forward_path else ""
 
 
-class Facts(msgspec.Struct, array_like=True):
+class Facts(msgspec.Struct, array_like=True, gc=False):
     """What the DATA decoder saw in its one pass.  Field order is that of DataDecoder.facts()."""
 
     size_octets: int = 0  # content, after dot-unstuffing
@@ -60,7 +61,7 @@ class Facts(msgspec.Struct, array_like=True):
     ends_with_crlf: bool = True
 
 
-class Envelope(msgspec.Struct, array_like=True):
+class Envelope(msgspec.Struct, array_like=True, gc=False):
     """Everything that is kept about a message beside its content."""
 
     reverse_path: str  # NULL_REVERSE_PATH or mailbox

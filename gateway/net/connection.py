@@ -76,6 +76,7 @@ class Connection:
             self.closed = True
             self._sweep.discard(self)
             self.handler.on_closed(exc)
+            self.handler = None  # type: ignore[assignment]  # the two know each other: no work for the collector
 
     def pause_writing(self) -> None:
         self.handler.on_write_ready(False)

@@ -135,9 +135,13 @@ class Scheduler:
         if len(recipients) == 1 and not stored.route:
             route = self.router.route_for(recipients[0].forward_path)
             lane = self._lanes.get(route) if route is not None else None
-            if lane is not None and not lane.route.config.hold:
+            if lane is not None:
                 task = Task(stored, [0], self.spool.body, lane)
                 self.tasks[stored.queue_id] = task
+                if lane.route.config.hold:
+                    task.state = HELD
+                    self.spool.release(stored)
+                    return
                 lane.add(task)
                 if lane.is_down:
                     self._let_go_of_body(task)

@@ -219,7 +219,7 @@ def test_resets_and_half_closes_leave_nothing(worker: RunningWorker) -> None:
             client.sock.shutdown(socket.SHUT_WR)
         client.sock.close()
     assert is_served(worker)
-    worker.wait_for("disconnected", 50)
+    worker.wait_for("disconnected", 51)
     assert len([line for line in worker.log() if line["event"] == "accepted"]) == 1
     assert worker.call(lambda: worker.worker.metrics.sessions_open) <= 1
 
