@@ -7,6 +7,13 @@ Limits    one or two descriptors a segment
 Errors    OSError
 Blocking  everything here waits for the disk: call it from the preparing thread, or before serving
 Security  files are 0600; the mark is random, so no sender can write octets that pass for records
+
+How a group reaches the disk, measured on ext4 over a virtio disk, overwriting blocks written before (latency and CPU of
+one write with its sync, 12 KiB / 128 KiB):
+    pwrite + fdatasync       123 us, 51 us / 159 us, 81 us
+    pwritev2 RWF_DSYNC       103 us, 43 us / 160 us, 69 us
+    O_DIRECT | O_DSYNC        87 us, 29 us / 134 us, 47 us      first choice
+Blocks that were only allocated cost a third more: the file system writes its inode each time.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -220,6 +221,24 @@ def test_a_file_of_nothing_known_is_set_aside_and_an_unfinished_one_removed(tmp_
     assert recovery.messages == [] and recovery.segments == []
     assert len(recovery.damaged) == 1 and recovery.damaged[0].octets == 70_000
     assert list(directory.iterdir()) == [] and len(list((tmp_path / "damaged").iterdir())) == 1
+
+
+def test_blocks_that_the_disk_refuses_are_reported(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bad = written.records[-2][3] // 4096 * 4096  # of the group that holds the last three messages
+    preadv = os.preadv
+
+    def refuse(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if offset <= bad < offset + len(buffers[0]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    recovery, found = recover(written.octets, tmp_path)
+    assert found == written.expected(bad)
+    assert (bad, 4096) in [(damage.offset, damage.octets) for damage in recovery.damaged]
+    assert recovery.segments[0].retired
 
 
 def test_damage_met_while_serving_holds_the_message(tmp_path: Path):
