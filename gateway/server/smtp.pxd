@@ -11,7 +11,7 @@ cdef class SmtpSession:
     cdef object _service, _timer, _stamp, _incoming
     cdef list _inline_chunks
     cdef str _tls_text, _reason, _proto
-    cdef bint _counted, _waiting, _writable, _may_relay
+    cdef bint _arriving, _counted, _waiting, _writable, _may_relay
     cdef double _data_started, _content_ended, _started
     cdef Py_ssize_t _data_octets, _buffered, _accepted, _errors
 
@@ -19,6 +19,7 @@ cdef class SmtpSession:
     cpdef _pump(self)
     cpdef _flush(self)
     cpdef _count_buffered(self, Py_ssize_t octets)
+    cpdef _expect(self, bint arriving)
     cpdef _resume(self)
     cpdef _abort_incoming(self)
     cpdef _log_accepted(self, str queue_id, envelope)

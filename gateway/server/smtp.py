@@ -44,6 +44,7 @@ class SmtpSession:
 
     __slots__ = (
         "_accepted",
+        "_arriving",
         "_buffered",
         "_connection",
         "_content_ended",
@@ -89,6 +90,7 @@ class SmtpSession:
         self._data_octets = 0
         self._buffered = 0
         self._content_ended = 0.0
+        self._arriving = False
         self._accepted = 0
         self._errors = 0
         self._reason = "quit"
@@ -161,6 +163,7 @@ class SmtpSession:
     def on_closed(self, error: Exception | None) -> None:
         service = self._service
         self._drop_timer()
+        self._expect(False)
         self._abort_incoming()
         service.memory.octets -= self._buffered
         if self._counted:
@@ -262,6 +265,7 @@ class SmtpSession:
             if not self._data_started:
                 self._data_started = now
                 self._data_octets = 0
+                self._expect(True)
             self._count_buffered(machine.buffered_octets)
             # The block timer alone (RFC 5321 §4.5.3.2.5) would let one octet every three minutes live for ever.
             deadline = now + limits.data_block_s
@@ -271,6 +275,7 @@ class SmtpSession:
             connection.deadline = deadline
         else:
             self._data_started = 0.0
+            self._expect(False)
             if self._buffered:
                 self._count_buffered(0)
             if self._waiting:
@@ -289,6 +294,12 @@ class SmtpSession:
             chunk = self.machine.decoder.take(True)
             if chunk is not None:
                 self._on_content(chunk, None)
+
+    def _expect(self, arriving: bool) -> None:
+        """Tell the spool that content is arriving, or no more: commits that are near share one sync."""
+        if arriving != self._arriving:
+            self._arriving = arriving
+            self._service.spool.expect(1 if arriving else -1)
 
     def _resume(self) -> None:
         self._waiting = False
@@ -386,6 +397,7 @@ class SmtpSession:
             self._connection.pause_reading()
 
     def _on_end_of_data(self, _a: object, _b: object) -> None:
+        self._expect(False)
         service = self._service
         machine = self.machine
         decoder = machine.decoder

@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 Token = Callable[[int], None]  # told 0, or the errno of the write that failed
 
 
+GATHER_S = 0.001  # the finest timer a uvloop has; a round trip to a client that is near is shorter
+ALONE_GROUPS = 64  # after a wait in vain
+
+
 class Log:
     """Segments in the order of their sequence; records in the order of append()."""
 
@@ -66,6 +70,12 @@ class Log:
         self._flush_scheduled = False
         self._busy_loop: select.poll | None = None  # readable while the loop has sockets to serve
         self._gathering_until = 0.0
+        # Messages whose content is arriving right now, kept true by whoever receives them: while there are some, a
+        # group waits GATHER_S at most for them to join.  A lone message waits for nobody.
+        self.expecting = 0
+        self._gathering: asyncio.TimerHandle | None = None
+        self._joined = False
+        self._alone = 0  # groups to send without waiting
         self._timer: asyncio.TimerHandle | None = None
         self._next_sequence = 1
         self._next_slot = 1
@@ -181,20 +191,42 @@ class Log:
             offset = self._writer.append(kind, number, token, payload, second, third)
             if offset < 0:
                 raise SpoolError("record is larger than a segment")
-        if not self._flush_scheduled and self._loop is not None:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush_soon)
+        if not self._flush_scheduled:
+            if self._loop is not None:
+                self._flush_scheduled = True
+                self._loop.call_soon(self._flush_soon)
+        elif self._gathering is not None:
+            self._joined = True
+            if not self.expecting:  # the last one of those we wait for
+                self._gather_over()
         segment = self.current
         assert segment is not None
         return segment, offset
 
     def _flush_soon(self) -> None:
+        """The turn of the loop is over: send the group, or wait a moment for those who are about to join it."""
+        assert self._loop is not None
         if self._busy_loop is not None and self._worth_waiting(self._busy_loop):
-            assert self._loop is not None
             self._loop.call_soon(self._flush_soon)
             return
-        self._flush_scheduled = False
         self._gathering_until = 0.0
+        if self.expecting and self._alone <= 0 and self.settings.gather_s:
+            self._joined = False
+            self._gathering = self._loop.call_later(GATHER_S, self._gather_over)
+            return
+        self._alone -= 1
+        self._send_group()
+
+    def _gather_over(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        if not self._joined:  # slow senders, or stalled ones: do not wait for them every time
+            self._alone = ALONE_GROUPS
+        self._send_group()
+
+    def _send_group(self) -> None:
+        self._flush_scheduled = False
         self.flush()
 
     def _worth_waiting(self, busy_loop: select.poll) -> bool:

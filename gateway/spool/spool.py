@@ -177,6 +177,13 @@ class Spool:
         """True while anything is on its way to the disk, results and compaction included."""
         return bool(len(self._results) or self.log.busy or self.compactor.busy)
 
+    def expect(self, change: int) -> None:
+        """+1: the content of one more message is arriving, -1: it has arrived, or never will.
+
+        Only a hint: a group of commits waits a moment for those that are about to join it (Log.GATHER_S).
+        """
+        self.log.expecting += change
+
     # -- what became of it -------------------------------------------------------------------------------------------
 
     def settle(self, stored: Stored, index: int, state: int, detail: bytes = b"") -> None:
