@@ -136,6 +136,7 @@ class Supervisor:
         for directory in (*directories, config.store_dir):
             try:
                 _make_directory(directory, uid, gid)
+                _check_owner(directory, uid, gid)
             except OSError as error:
                 raise StartError(f"{error.filename}: {error.strerror}") from None
         self._lock = self._take_lock(config.state_dir / "lock")
@@ -368,9 +369,9 @@ class Supervisor:
         """
         for sockets in self._sockets.values():
             sock = sockets[worker.index]
-            if sock.family != socket.AF_UNIX:  # those are shared
-                with contextlib.suppress(OSError):  # it did not listen yet
-                    sock.shutdown(socket.SHUT_RD)
+            # Unix sockets are shared, and one that never listened must not be told to stop.
+            if sock.family != socket.AF_UNIX and _listens(sock):
+                sock.shutdown(socket.SHUT_RD)
 
     def _restart_due(self) -> None:
         if self._stop_at:
@@ -405,6 +406,8 @@ class Supervisor:
             return
         try:
             send_to_worker(worker.link, kind, payload, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it is dead: SIGCHLD follows, and the next one begins with what is new
         except OSError as error:
             self.log.error("worker_hangs", worker_index=worker.index, reason=str(error))
             if worker.pid:
@@ -507,6 +510,10 @@ def _bind_for_each(listen: ListenConfig, workers: int) -> list[socket.socket]:
     return sockets
 
 
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 def _shown(sock: socket.socket) -> str:
     name = sock.getsockname()
     if isinstance(name, str):
@@ -555,6 +562,17 @@ def _make_directory(path: Path, uid: int, gid: int) -> None:
         path.mkdir(mode=0o750, parents=True)
         if uid >= 0:
             os.chown(path, uid, gid)
+
+
+def _check_owner(path: Path, uid: int, gid: int) -> None:
+    """Workers may enter it, as whoever they are.  Raises StartError."""
+    status = path.stat()
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+    if uid > 0 and not status.st_mode >> shift & 0o1:
+        raise StartError(
+            f"{path} is closed to the account in `user`: it was made by another; "
+            f"chown -R {uid}:{gid} {path}"
+        )
 
 
 def _try_flock(descriptor: int) -> bool:

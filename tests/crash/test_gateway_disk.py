@@ -40,7 +40,9 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
         image = tmp_path / "image"
         with image.open("wb") as file:
             file.truncate(DISK_OCTETS)
-        made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], capture_output=True, check=False)
+        made = subprocess.run(
+            ["mkfs.ext4", "-q", "-m", "0", image], capture_output=True, check=False
+        )
         if made.returncode:
             pytest.skip(f"mkfs.ext4: {made.stderr.decode().strip()}")
         command = ["mount", "-o", "loop", str(image), str(where)]

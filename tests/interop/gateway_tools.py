@@ -125,7 +125,9 @@ def set_certificate(pair: tuple[Path, Path], gateway: RunningGateway) -> None:
 def scrape(port: int, path: str = "/metrics") -> tuple[int, str]:
     """(status, body) of an HTTP request."""
     with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as sock:
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
         answer = b""
         while data := sock.recv(65536):
             answer += data

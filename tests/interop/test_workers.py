@@ -134,9 +134,7 @@ def test_a_session_that_never_ends_does_not_hold_the_gateway(gateway_factory):
 
 def test_a_delivery_that_hangs_does_not_hold_the_gateway(gateway_factory, sink_factory):
     slow = sink_factory(faults=(Fault("content", delay_s=300.0),))
-    gateway = gateway_factory(
-        [route(f"smtp://127.0.0.1:{slow.port}")], workers=1, drain_s=1.0
-    )
+    gateway = gateway_factory([route(f"smtp://127.0.0.1:{slow.port}")], workers=1, drain_s=1.0)
     with Client(gateway.port) as client:
         client.hello()
         assert client.message(LINE)[-1].startswith("250")
@@ -163,9 +161,7 @@ def test_clients_that_pipeline_without_end_do_not_hold_the_gateway(
 ):
     """They are never idle: their next MAIL is there before the reply to their last message."""
     sink = sink_factory(ledger=str(tmp_path / "delivered"))
-    gateway = gateway_factory(
-        [route(f"smtp://127.0.0.1:{sink.port}")], workers=2, drain_s=20.0
-    )
+    gateway = gateway_factory([route(f"smtp://127.0.0.1:{sink.port}")], workers=2, drain_s=20.0)
     plan = Plan(
         target=f"127.0.0.1:{gateway.port}",
         connections=8,
@@ -184,7 +180,9 @@ def test_clients_that_pipeline_without_end_do_not_hold_the_gateway(
     load.join(60)
     assert results[0].replies == {"mail 421": 8, "dot 250": results[0].accepted}
     gateway.start()
-    wait_for(lambda: json.loads(gateway.command("queue", "list", "--json"))["total"] == 0, "all mail")
+    wait_for(
+        lambda: json.loads(gateway.command("queue", "list", "--json"))["total"] == 0, "all mail"
+    )
     sink.flush()
     time.sleep(0.1)
     found = ledger.compare(ledger.read(tmp_path / "accepted"), ledger.read(tmp_path / "delivered"))
@@ -255,7 +253,10 @@ def test_sighup_opens_and_closes_listeners(gateway_factory, sink):
         assert open_session.code() == 220
         reload(
             gateway,
-            (f'service = "lmtp"\naddress = "127.0.0.1:{lmtp}"', f'service = "smtp"\naddress = "127.0.0.1:{new}"'),
+            (
+                f'service = "lmtp"\naddress = "127.0.0.1:{lmtp}"',
+                f'service = "smtp"\naddress = "127.0.0.1:{new}"',
+            ),
         )
         for client in one_session_each(gateway, new).values():
             assert client.message(LINE)[-1].startswith("250")
@@ -376,7 +377,9 @@ def test_reloads_under_load_disturb_nobody(gateway_factory, sink_factory, certif
             delivered += ledger.read(tmp_path / f"delivered-{number}")
         return ledger.compare(ledger.read(tmp_path / "accepted"), delivered)
 
-    wait_for(lambda: json.loads(gateway.command("queue", "list", "--json"))["total"] == 0, "all mail")
+    wait_for(
+        lambda: json.loads(gateway.command("queue", "list", "--json"))["total"] == 0, "all mail"
+    )
     found = difference()
     assert (found.lost, found.altered, found.duplicated) == (0, 0, 0), found
 
@@ -436,6 +439,18 @@ def test_a_worker_that_dies_comes_back_and_the_others_serve_on(gateway_factory, 
     restarts = {key: value for key, value in found.items() if "worker_restarts_total" in key}
     assert sorted(restarts.values()) == [0, 2], restarts
     sink.wait(3)
+
+
+def test_a_listener_that_comes_while_a_worker_is_dead_is_served_by_it_too(gateway_factory):
+    gateway = gateway_factory([route("discard:")], workers=2)
+    new = free_port()
+    change(gateway, more=f'\n[[listen]]\nservice = "smtp"\naddress = "127.0.0.1:{new}"\n')
+    os.kill(worker_pids(gateway)[0], signal.SIGKILL)
+    gateway.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: len(gateway.log("worker_up")) == 3, "the restart")
+    for client in one_session_each(gateway, new).values():
+        assert client.message(LINE)[-1].startswith("250")
+    assert not gateway.log("worker_hangs")
 
 
 def test_the_only_worker_comes_back_for_those_who_wait(gateway_factory):
@@ -647,3 +662,13 @@ def test_workers_give_root_up_for_good(gateway_factory, sink, open_tmp_path, cer
     assert "STARTTLS" in s_client(port) or "BEGIN CERTIFICATE" in s_client(port)
     gateway.stop()
     assert gateway.process.returncode == 0
+
+
+def test_a_state_directory_that_workers_cannot_enter_is_told(gateway_factory, open_tmp_path):
+    need_root()
+    gateway = gateway_factory([route("discard:")])
+    gateway.stop()
+    change(gateway, ("workers = 1", 'workers = 1\nuser = "nobody"'))
+    done = run(gateway, "serve")
+    assert done.code == 1
+    assert f"{gateway.state_dir} is closed to the account in `user`" in done.error
