@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
+class Server(ABC):
     """A server that listens on 127.0.0.1:port; its account counts what it costs."""
 
     name = ""
@@ -77,8 +78,9 @@ class Server:
         self.account.started(self.process.pid)
         self._wait()
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What starts it in the foreground; writes its configuration first."""
 
     def environment(self) -> dict[str, str]:
         return {}
