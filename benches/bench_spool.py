@@ -19,12 +19,12 @@ from pathlib import Path
 import uvloop
 
 from gateway._native import LogWriter
+from gateway.config_model import SpoolConfig
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.spool import segment as files
 from gateway.spool.errors import SpoolError
 from gateway.spool.message import Stored
 from gateway.spool.record import RELAYED
-from gateway.spool.settings import SpoolSettings
 from gateway.spool.spool import Spool
 
 PREFIX = (
@@ -45,7 +45,7 @@ def envelope() -> Envelope:
 async def spool_cell(
     root: Path, method: str, size: int, outstanding: int, seconds: float, settle: bool
 ) -> str:
-    settings = SpoolSettings(write_method=method, results_delay_s=0.005)
+    settings = SpoolConfig(write_method=method, results_delay_s=0.005)
     spool = Spool(root, worker=0, settings=settings)
     spool.recover()
     loop = asyncio.get_running_loop()

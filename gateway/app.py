@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
 import uvloop
 
 from gateway.agents import AgentFactory
@@ -41,7 +40,6 @@ from gateway.queue.scheduler import Scheduler
 from gateway.queue.timers import LoopClock
 from gateway.server.smtp import SmtpSession
 from gateway.spool.errors import SpoolError
-from gateway.spool.settings import SpoolSettings
 from gateway.spool.spool import Spool
 from gateway.worker_link import KeyMaterial, Reload, Sockets, WorkerContext
 
@@ -124,7 +122,7 @@ class Worker:
         self.spool = Spool(
             config.spool_dir,
             worker=self.index,
-            settings=SpoolSettings(**msgspec.structs.asdict(config.spool)),
+            settings=config.spool,
             on_health=self._on_spool_health,
         )
         recovery = self.spool.recover()

@@ -15,12 +15,9 @@ import re
 import resource
 from collections.abc import Iterator
 
-import msgspec
-
 from gateway.config_model import Config, ListenConfig, RouteConfig
 from gateway.net.tls import KeyPair, TlsError
 from gateway.queue.routing import Route, normal_domain, normal_pattern, parse_next_hop, patterns_of
-from gateway.spool.settings import SpoolSettings
 
 KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
@@ -179,9 +176,15 @@ def _check_amounts(config: Config) -> Iterator[Problem]:
         yield ("trace", "keep_octets"), "must hold at least one file: trace.file_octets is more"
     if config.delivery.initial_connections > config.delivery.max_connections:
         yield ("delivery", "initial_connections"), "is more than delivery.max_connections"
-    for problem in SpoolSettings(**msgspec.structs.asdict(config.spool)).problems():
-        key, _, message = problem.partition(": ")
-        yield ("spool", key), message
+    spool = config.spool
+    if spool.segment_octets % 4096:
+        yield ("spool", "segment_octets"), "must be a multiple of 4096"
+    if spool.chunk_octets > spool.segment_octets // 8:
+        yield ("spool", "chunk_octets"), "must be at most an eighth of segment_octets"
+    if spool.message_pending_octets < spool.chunk_octets:
+        yield ("spool", "message_pending_octets"), "must be at least chunk_octets"
+    if spool.compact_below > spool.compact_below_when_full:
+        yield ("spool", "compact_below"), "must be at most compact_below_when_full"
 
 
 def _check_files(config: Config) -> Iterator[Problem]:

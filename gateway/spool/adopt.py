@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.config_model import SpoolConfig
 from gateway.spool.compact import Compactor
 from gateway.spool.errors import SpoolCorrupt, SpoolError
 from gateway.spool.log import Log
@@ -22,7 +23,6 @@ from gateway.spool.message import Stored
 from gateway.spool.record import SETTLED, pack_numbers
 from gateway.spool.recover import Recovery, recover_partition
 from gateway.spool.segment import Segment, sync_directory
-from gateway.spool.settings import SpoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def orphan_partitions(root: Path, workers: int) -> list[Path]:
 def take_over(
     directory: Path,
     damaged: Path,
-    settings: SpoolSettings,
+    settings: SpoolConfig,
     into: tuple[Log, Compactor],
     known: Callable[[int], bool],
 ) -> Recovery:

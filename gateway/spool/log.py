@@ -24,12 +24,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from gateway._native import LogWriter
+from gateway.config_model import SpoolConfig
 from gateway.spool import segment as files
 from gateway.spool.errors import SpoolError, SpoolFull
 from gateway.spool.message import Octets
 from gateway.spool.record import CUT, pack_cuts
 from gateway.spool.segment import FIRST_RECORD, Segment
-from gateway.spool.settings import SpoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ ALONE_GROUPS = 64  # after a wait in vain
 class Log:
     """Segments in the order of their sequence; records in the order of append()."""
 
-    def __init__(self, directory: Path, settings: SpoolSettings, clock: Callable[[], int]) -> None:
+    def __init__(self, directory: Path, settings: SpoolConfig, clock: Callable[[], int]) -> None:
         self.directory = directory
         self.settings = settings
         self.segments: dict[

@@ -2,7 +2,7 @@
 
     Flow      begin → append* → commit → (group write) → done(stored) ... settle, update → SETTLED → space is reused
     Files     <root>/<worker>/: lock and the segments of the log (log.py); <root>/damaged/: what recovery set aside
-    Limits    SpoolSettings; what exceeds one is refused with 452 4.3.1 before anything is accepted
+    Limits    [spool] of the configuration; what exceeds one is refused with 452 4.3.1 before anything is accepted
     Errors    SpoolFull, SpoolError through done() and check(); SpoolCorrupt from a body; OSError never leaves
     Blocking  recover(), adopt(), close(), and a body that is no longer in memory
     Security  runs unprivileged; reads and writes nothing but its own files; no network
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway._native import RECORD_HEADER_OCTETS, encode_number
+from gateway.config_model import SpoolConfig
 from gateway.mail.envelope import pack
 from gateway.spool.adopt import take_over
 from gateway.spool.compact import Compactor, add_live, drop_live
@@ -36,7 +37,6 @@ from gateway.spool.record import COUNTER_BITS, EPOCH_MS, LENGTHS, MESSAGE, WORKE
 from gateway.spool.recover import Recovery, recover_partition, set_aside
 from gateway.spool.results import Results
 from gateway.spool.segment import Segment
-from gateway.spool.settings import SpoolSettings
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ class Spool:
         root: Path,
         *,
         worker: int,
-        settings: SpoolSettings | None = None,
+        settings: SpoolConfig | None = None,
         on_health: Callable[[str | None], None] | None = None,
     ) -> None:
         self.root = root
         self.worker = worker
-        self.settings = settings or SpoolSettings()
+        self.settings = settings or SpoolConfig()
         self.directory = root / str(worker)
         self.count = 0  # messages
         self.kept_octets = 0  # bodies in memory
@@ -351,6 +351,5 @@ __all__ = [
     "SpoolError",
     "SpoolFull",
     "SpoolLocked",
-    "SpoolSettings",
     "Stored",
 ]

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.config_model import SpoolConfig
 from gateway.mail.envelope import Envelope, Facts, Recipient
 from gateway.spool.recover import Recovery
-from gateway.spool.settings import SpoolSettings
 from gateway.spool.spool import Spool, SpoolError, Stored
 
-SMALL = SpoolSettings(
+SMALL = SpoolConfig(
     segment_octets=128 * 1024,
     chunk_octets=8 * 1024,
     group_octets=32 * 1024,
@@ -40,7 +40,7 @@ def make_envelope(recipients: int = 1, durability: str = "fsync") -> Envelope:
 class Rig:
     """One spool at a time on a private loop; every method runs the loop as long as it needs."""
 
-    def __init__(self, root: Path, settings: SpoolSettings = SMALL, worker: int = 0) -> None:
+    def __init__(self, root: Path, settings: SpoolConfig = SMALL, worker: int = 0) -> None:
         self.root = root
         self.settings = settings
         self.worker = worker

@@ -18,10 +18,9 @@ from gateway.cli.init import demo_values, first_values, self_signed
 from gateway.config import ConfigError, load, parse
 from gateway.config_checks import warnings_for
 from gateway.config_lines import line_of, locate
-from gateway.config_model import Config, SpoolConfig
+from gateway.config_model import Config
 from gateway.config_text import render, toml
 from gateway.config_values import Address, Networks
-from gateway.spool.settings import SpoolSettings
 
 SMALLEST = """\
 hostname = "mx.example.org"
@@ -243,10 +242,15 @@ def test_check_exits_with_2_and_tells_all(tmp_path: Path) -> None:
     assert "edge.toml:6: listen[0].mode" in checked.output
 
 
-def test_the_spool_section_is_the_spool_s_settings() -> None:
-    assert SpoolSettings(**msgspec.structs.asdict(SpoolConfig())) == SpoolSettings()
+def test_what_cannot_work_together_in_the_spool() -> None:
     found = problems(SMALLEST + "[spool]\nsegment_octets = 65537\n")
     assert "multiple of 4096" in found["spool.segment_octets"][1]
+    found = problems(SMALLEST + "[spool]\nsegment_octets = 1048576\nchunk_octets = 262144\n")
+    assert "eighth of segment_octets" in found["spool.chunk_octets"][1]
+    found = problems(SMALLEST + "[spool]\ncompact_below = 0.9\n")
+    assert "compact_below_when_full" in found["spool.compact_below"][1]
+    found = problems(SMALLEST + "[spool]\nmessage_pending_octets = 1024\n")
+    assert "at least chunk_octets" in found["spool.message_pending_octets"][1]
 
 
 def test_warnings(tmp_path: Path) -> None:

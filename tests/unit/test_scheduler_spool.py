@@ -8,7 +8,7 @@ import time
 
 from queue_lab import FakeAgent, FakeLog, envelope_to, route
 
-from gateway.config_model import DeliveryConfig, QueueConfig
+from gateway.config_model import DeliveryConfig, QueueConfig, SpoolConfig
 from gateway.delivery.agent import BOUNCED, DELIVERED, RELAYED, Outcome
 from gateway.delivery.local import MaildirAgent
 from gateway.mail.envelope import NOTIFY_SUCCESS, Recipient
@@ -17,10 +17,9 @@ from gateway.queue.operations import Operations
 from gateway.queue.routing import Router
 from gateway.queue.scheduler import Scheduler, detail_of
 from gateway.queue.timers import LoopClock
-from gateway.spool.settings import SpoolSettings
 from gateway.spool.spool import Spool
 
-SMALL = SpoolSettings(
+SMALL = SpoolConfig(
     segment_octets=1024 * 1024, min_free_octets=0, results_delay_s=0.001, memory_octets=4096
 )
 CONTENT = b"Subject: hello\r\n\r\n" + b"Some text.\r\n" * 20

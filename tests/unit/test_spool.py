@@ -11,7 +11,6 @@ from spool_rig import SMALL, Rig, make_envelope
 
 from gateway.spool.adopt import orphan_partitions
 from gateway.spool.record import BOUNCED, DELIVERED, PENDING, RELAYED, decode_number, worker_of
-from gateway.spool.settings import SpoolSettings
 from gateway.spool.spool import Spool, SpoolFull, SpoolLocked, Stored
 
 
@@ -291,24 +290,6 @@ def test_mail_of_a_former_worker_is_adopted(tmp_path: Path):
     assert rig.read(again[1]) == b"Received: here\r\n" + bytes(range(256)) * 200
     rig.end()
 
-
-def test_settings_name_what_is_wrong():
-    assert SpoolSettings().problems() == [] and SMALL.problems() == []
-    wrong = SpoolSettings(
-        segment_octets=100,
-        spare_segments=0,
-        compact_below=0.9,
-        write_method="hope",
-        min_free_octets=-1,
-    )
-    keys = [problem.partition(":")[0] for problem in wrong.problems()]
-    assert {
-        "segment_octets",
-        "spare_segments",
-        "compact_below",
-        "write_method",
-        "min_free_octets",
-    } <= set(keys)
 
 
 def test_envelope_of_a_thousand_recipients(rig: Rig):
