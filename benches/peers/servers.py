@@ -63,12 +63,13 @@ class Server(ABC):
         self.workers = workers
         self.tls = tls
         self.port = free_port()
-        self.account = Account(f"{self.name}-{self.port}")
         where.mkdir(parents=True)
         where.chmod(0o755)
+        words = self.command()
+        self.account = Account(f"{self.name}-{self.port}")
         with (where / "output").open("wb") as output:
             self.process = subprocess.Popen(
-                self.account.command(self.command()),
+                self.account.command(words),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
