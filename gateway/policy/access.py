@@ -18,6 +18,11 @@ from gateway.mail.address import domain_of
 from gateway.mail.reply import Reply
 
 
+ACCEPTED_MAX = (
+    65_536  # mailboxes remembered; then it starts anew: random ones must not fill the memory
+)
+
+
 class RouteLike(Protocol):
     """What Access needs of a route."""
 
@@ -42,7 +47,11 @@ class Access:
         self._relay_from = relay_from
         self._route_for = route_for
         self._names_domain = names_domain
-        self._postmaster = postmaster
+        self.postmaster = postmaster  # "": nobody is
+        self._accepted: tuple[set[str], set[str]] = (
+            set(),
+            set(),
+        )  # from strangers, from clients that may relay
 
     def may_relay(self, client_ip: str) -> bool:
         """True for a client that may send to any domain.
@@ -51,14 +60,19 @@ class Access:
         """
         return not client_ip or client_ip in self._relay_from
 
-    def forward_path(self, mailbox: str) -> str | Reply:
-        """The mailbox to deliver to: for the bare <Postmaster> ours (RFC 5321 §4.5.1)."""
-        if "@" in mailbox:
-            return mailbox
-        return self._postmaster or replies.NO_POSTMASTER
-
     def check_recipient(self, mailbox: str, may_relay: bool) -> Reply | None:
         """None when mail to the mailbox is taken from this client."""
+        accepted = self._accepted[may_relay]
+        if mailbox in accepted:
+            return None
+        refusal = self._judge(mailbox, may_relay)
+        if refusal is None:
+            if len(accepted) >= ACCEPTED_MAX:
+                accepted.clear()
+            accepted.add(mailbox)
+        return refusal
+
+    def _judge(self, mailbox: str, may_relay: bool) -> Reply | None:
         route = self._route_for(mailbox)
         if may_relay and route is not None:
             return None

@@ -359,12 +359,12 @@ class SmtpSession:
 
     def _on_rcpt(self, recipient: env.Recipient, _b: object) -> None:
         access = self._service.access
-        mailbox = access.forward_path(recipient.forward_path)
-        if isinstance(mailbox, Reply):
-            refusal: Reply | None = mailbox
+        if "@" not in recipient.forward_path:
+            recipient.forward_path = access.postmaster  # RFC 5321 §4.5.1: <Postmaster>
+        if recipient.forward_path:
+            refusal = access.check_recipient(recipient.forward_path, self._may_relay)
         else:
-            recipient.forward_path = mailbox
-            refusal = access.check_recipient(mailbox, self._may_relay)
+            refusal = replies.NO_POSTMASTER
         if refusal is None:
             self.machine.reply(replies.RECIPIENT_OK)
             return
