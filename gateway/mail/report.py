@@ -183,7 +183,7 @@ def _address_field(name: str, address_type: str, address: str, utf8: bool) -> st
 
 def _mta_name(name: str, literal: str) -> str:
     """RFC 3464 §2.1.2 mta-name of type dns: a domain, else an address literal; "" when we know neither."""
-    if name and is_domain(name):
+    if name and is_domain(name) and not name.replace(".", "").isdigit():
         return f"dns; {name}"
     return f"dns; {literal}" if literal else ""
 
