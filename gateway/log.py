@@ -49,11 +49,13 @@ class Log:
         "_heads",
         "_history",
         "_loop",
+        "_millisecond",
         "_prefix",
         "_second",
         "_second_text",
         "_sink",
         "_thread",
+        "_time_text",
         "_timer",
         "level",
         "text",
@@ -77,6 +79,8 @@ class Log:
         self._thread = 0  # the loop's
         self._timer: asyncio.TimerHandle | None = None
         self._events: list[tuple[float, int, str, dict[str, Any]]] = []
+        self._millisecond = -1
+        self._time_text = b""
         self._second = -1
         self._second_text = b""
         self._heads: dict[tuple[int, str], bytes] = {}
@@ -176,7 +180,7 @@ class Log:
             )
             self._heads[level, name] = head
         comma = b"," if fields else b""
-        return b'{"time":"%b%b%b%b\n' % (self._time(at), head, comma, body[1:])
+        return b"".join((self._time(at), head, comma, body[1:], b"\n"))
 
     def _text(self, event: tuple[float, int, str, dict[str, Any]]) -> bytes:
         at, level, name, fields = event
@@ -193,12 +197,16 @@ class Log:
         return (" ".join(words) + tail + "\n").encode("utf-8", "backslashreplace")
 
     def _time(self, at: float) -> bytes:
-        """RFC 3339 with milliseconds, UTC; the text of a second is made once."""
-        second = int(at)
-        if second != self._second:
-            self._second = second
-            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-        return b"%b.%03dZ" % (self._second_text, int((at - second) * 1000))
+        """The beginning of a line up to its time: RFC 3339 with milliseconds, UTC; made once each."""
+        millisecond = int(at * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            second, rest = divmod(millisecond, 1000)
+            if second != self._second:
+                self._second = second
+                self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+            self._time_text = b'{"time":"%b.%03dZ' % (self._second_text, rest)
+        return self._time_text
 
     def reopen(self, fd: int) -> None:
         """Write to another descriptor, which is ours from now on (the file was rotated)."""
