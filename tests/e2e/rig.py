@@ -1,8 +1,8 @@
 """A sender, a gateway and next hops that do as they are told: what the tests of a message's whole way share.
 
-    Owns      NextHop (an SMTP or LMTP server whose every reply can be chosen), Sender, Gateway
-    Limits    every wait ends after WAIT_S; close() leaves no thread that matters
-    Standards RFC 5321, RFC 2033, RFC 2920, RFC 3030, RFC 3207; XCLIENT of Postfix
+Owns      NextHop (an SMTP or LMTP server whose every reply can be chosen), Sender, Gateway
+Limits    every wait ends after WAIT_S; close() leaves no thread that matters
+Standards RFC 5321, RFC 2033, RFC 2920, RFC 3030, RFC 3207; XCLIENT of Postfix
 """
 
 from __future__ import annotations
@@ -395,7 +395,7 @@ class Gateway(RunningWorker):
 
     def retry(self) -> None:
         """What is deferred is tried now."""
-        self.call(lambda: self.queue.retry())
+        self.call(self.queue.retry)
 
     def left(self) -> int:
         """Messages that the spool still has."""

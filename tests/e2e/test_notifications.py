@@ -71,13 +71,24 @@ def gateway_with(lab: Lab, hop: NextHop, back: NextHop, **settings: str) -> Gate
     return lab.gateway(route(hop.url, "rcpt.test"), route(back.url, "sender.test"), **settings)
 
 
-def send(gateway: Gateway, rcpts: list[str], mail: str = "", sender: str = "alice@sender.test") -> str:
+def send(
+    gateway: Gateway, rcpts: list[str], mail: str = "", sender: str = "alice@sender.test"
+) -> str:
     return gateway.send(CONTENT, rcpts, sender, mail)
 
 
 # -- NOTIFY ------------------------------------------------------------------------------------------------------------
 
-NOTIFY = ["", "NEVER", "SUCCESS", "FAILURE", "DELAY", "SUCCESS,FAILURE", "DELAY,FAILURE", "SUCCESS,DELAY"]
+NOTIFY = [
+    "",
+    "NEVER",
+    "SUCCESS",
+    "FAILURE",
+    "DELAY",
+    "SUCCESS,FAILURE",
+    "DELAY,FAILURE",
+    "SUCCESS,DELAY",
+]
 
 
 def each_notify() -> list[str]:
@@ -153,7 +164,9 @@ def test_a_failure_of_a_hop_with_dsn_is_ours_to_report(lab: Lab) -> None:
     hop = lab.hop(replies={("RCPT", "success-failure@rcpt.test"): "550 5.1.1 not here"})
     back = lab.hop()
     gateway = gateway_with(lab, hop, back)
-    send(gateway, ["success-failure@rcpt.test NOTIFY=SUCCESS,FAILURE", "ok@rcpt.test NOTIFY=SUCCESS"])
+    send(
+        gateway, ["success-failure@rcpt.test NOTIFY=SUCCESS,FAILURE", "ok@rcpt.test NOTIFY=SUCCESS"]
+    )
     report = Report(back.wait()[0])
     gateway.wait_empty()
     assert report.actions == {"success-failure@rcpt.test": ("failed", "5.1.1")}
@@ -282,7 +295,9 @@ def test_552_to_rcpt_is_too_many_recipients(lab: Lab) -> None:
     full = iter([True])
     hop = lab.hop(
         replies={
-            ("RCPT", "eve@rcpt.test"): lambda *_: "552 too many recipients" if next(full, False) else None
+            ("RCPT", "eve@rcpt.test"): lambda *_: (
+                "552 too many recipients" if next(full, False) else None
+            )
         }
     )
     gateway = gateway_with(lab, hop, lab.hop())
