@@ -11,6 +11,8 @@ Security  runs with the privileges the supervisor left it; opens no port of its 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -47,6 +49,10 @@ logger = logging.getLogger(__name__)
 
 LAG_INTERVAL_S = 0.1  # how often the loop's punctuality is measured
 DRAIN_POLL_S = 0.05
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT_BLOCK_OCTETS = 4 << 20  # above the largest block of ours: a group of records, 1 MiB
+KEPT_OCTETS = 32 << 20  # at the end of the heap; what is more goes back to the kernel
 # The objects of a message live for milliseconds and die by reference count; the collector is only there for what errors
 # leave behind.  With Python's own thresholds it took 7 % of the time and 20 ms pauses on a long queue.
 GC_THRESHOLDS = (200_000, 50, 100)
@@ -368,8 +374,20 @@ def open_log(config: Config, index: int, history: History) -> Log:
     )
 
 
+def keep_freed_memory() -> None:
+    """Have malloc keep what large blocks leave behind, for the next ones.
+
+    glibc unmaps or trims freed blocks of 128 KiB and more; mail of 100 KiB spent 17 % of its time on page faults.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has its own ways
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK_OCTETS)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_OCTETS)
+
+
 def run_worker(context: WorkerContext) -> int:
     """The whole life of a worker process; its exit status."""
+    keep_freed_memory()
     history = open_history(context.config, context.index)
     log = context.open_log(history.write if context.config.trace.enabled else None)
     try:
