@@ -174,8 +174,13 @@ class Router:
 
     def _candidates(self, domain: str) -> tuple[Route, ...]:
         found: dict[int, Route] = {}
-        for pattern in (*patterns_of(normal_domain(domain)), "*"):
+        for pattern in patterns_of(normal_domain(domain)):
             for route in self._patterns.get(pattern, ()):
+                found[route.index] = route
+        # A mailbox that a route for its own domain does not list does not exist: "*" is for other domains.
+        first = min(found, default=len(self.routes))
+        for route in self._patterns.get("*", ()):
+            if route.index < first:
                 found[route.index] = route
         candidates = tuple(found[index] for index in sorted(found))
         if len(self._cache) >= DOMAIN_CACHE_ENTRIES:

@@ -137,6 +137,18 @@ def test_recipients_narrow_a_route():
     assert table.names_domain("example.org")
 
 
+def test_star_takes_no_mailbox_that_its_own_domain_does_not_list():
+    table = router(
+        route("*", hop="smtp://c", recipients=("x@example.org",)),
+        route("example.org", hop="smtp://a", recipients=("alice@example.org",)),
+        route("*"),
+    )
+    assert index_for(table, "x@example.org") == 0
+    assert index_for(table, "alice@example.org") == 1
+    assert table.route_for("carol@example.org") is None
+    assert index_for(table, "carol@sub.example.org") == 2
+
+
 def test_postmaster_always_has_a_place():
     # RFC 5321 §4.5.1, §4.1.1.3
     table = router(
