@@ -19,7 +19,7 @@ from smtp_blaster.sink import Fault
 
 pytestmark = pytest.mark.crash
 
-ROUNDS = int(os.environ.get("GATEWAY_KILL_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("GATEWAY_KILL_ROUNDS", "8"))
 SEED = int(os.environ.get("GATEWAY_KILL_SEED", "1"))
 
 # RFC 1047: what the next hop took and the log did not yet say.  A worker has at most 20 transactions
