@@ -33,7 +33,7 @@ class EgressPool:
 
     def set_up(self, up: frozenset[str]) -> None:
         """Only these are given out from now on."""
-        usable = [address for address in self.addresses if address in up]
+        usable = [address for address in self.addresses if is_up(address, up)]
         self._by_family = {
             socket.AF_INET: tuple(a for a in usable if ":" not in a),
             socket.AF_INET6: tuple(a for a in usable if ":" in a),
@@ -112,4 +112,10 @@ class Egress:
 
 def missing(addresses: Iterable[str], up: frozenset[str]) -> list[str]:
     """Those of the addresses that are not up, in their order; `gateway check` lists them."""
-    return [address for address in addresses if str(ip_address(address)) not in up]
+    return [address for address in addresses if not is_up(address, up)]
+
+
+def is_up(address: str, up: frozenset[str]) -> bool:
+    """RFC 1122 §3.2.1.3: all of 127.0.0.0/8 is this host, though no interface names it."""
+    ip = ip_address(address)
+    return ip.is_loopback or str(ip) in up

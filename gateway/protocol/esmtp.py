@@ -1,11 +1,13 @@
-"""ESMTP parameters of MAIL and RCPT, checked and turned into values.
+"""ESMTP parameters of MAIL and RCPT, attributes of XCLIENT, checked and turned into values.
 
-Owns      the meaning of SIZE, BODY, SMTPUTF8, RET, ENVID, NOTIFY, ORCPT
+Owns      the meaning of SIZE, BODY, SMTPUTF8, RET, ENVID, NOTIFY, ORCPT; of XCLIENT's attributes
 Errors    a Reply that says what is wrong, instead of the value
-Standards RFC 1870 §6, RFC 3030 §3, RFC 3461 §4, RFC 5321 §4.1.1.11, RFC 6152 §2, RFC 6531 §3.4
+Standards RFC 1870 §6, RFC 3030 §3, RFC 3461 §4, RFC 5321 §4.1.1.11, RFC 6152 §2, RFC 6531 §3.4; XCLIENT of Postfix
 """
 
 from __future__ import annotations
+
+import ipaddress
 
 import msgspec
 
@@ -20,6 +22,9 @@ ORCPT_OCTETS = 500  # RFC 3461 §4.2
 _BODY = {"7BIT": env.BODY_7BIT, "8BITMIME": env.BODY_8BITMIME, "BINARYMIME": env.BODY_BINARYMIME}
 _RET = {"FULL": env.RET_FULL, "HDRS": env.RET_HDRS}
 _NOTIFY = {"SUCCESS": env.NOTIFY_SUCCESS, "FAILURE": env.NOTIFY_FAILURE, "DELAY": env.NOTIFY_DELAY}
+
+XCLIENT_ATTRIBUTES = ("NAME", "ADDR", "PORT", "PROTO", "HELO")
+_NOT_KNOWN = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 Parameters = tuple[tuple[str, str | None], ...]
 
@@ -100,6 +105,29 @@ def parse_rcpt_parameters(forward_path: str, params: Parameters) -> env.Recipien
                 f"RCPT parameter {keyword} is not implemented"
             )
     return env.Recipient(forward_path, notify, orcpt)
+
+
+def parse_xclient(argument: str) -> dict[str, str] | Reply:
+    """The attributes by name: ADDR an IP address, PORT a number, "" for what the proxy does not know."""
+    attributes: dict[str, str] = {}
+    for word in argument.split():
+        name, _, value = word.partition("=")
+        name = name.upper()
+        try:
+            value = smtp.xtext_decode(value)
+            if name not in XCLIENT_ATTRIBUTES or not value.isprintable() or not value:
+                return replies.BAD_PARAMETER
+            if value.upper() in _NOT_KNOWN:
+                value = ""
+            elif name == "ADDR":
+                is_v6 = value[:5].upper() == "IPV6:"
+                value = str(ipaddress.IPv6Address(value[5:]) if is_v6 else ipaddress.ip_address(value))
+            elif name == "PORT" and not (value.isdecimal() and int(value) <= 65535):
+                return replies.BAD_PARAMETER
+        except ValueError:
+            return replies.BAD_PARAMETER
+        attributes[name] = value
+    return attributes
 
 
 def _notify(value: str) -> int | None:

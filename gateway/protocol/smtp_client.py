@@ -559,8 +559,8 @@ class SmtpClientMachine:
             self._held = None
             if state == _READY:
                 self._emit(RETURNED, held)
-            else:
-                self._report(held, verdict)
+            else:  # XCLIENT or the EHLO behind it was refused: no word about this message
+                self._report(held, (TRANSIENT, verdict[1], "4" + verdict[2][1:], verdict[3]))
         elif state < _READY:
             self._emit(FAILED, verdict)
         self._out.clear()

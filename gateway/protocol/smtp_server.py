@@ -21,7 +21,13 @@ from gateway._native import DataDecoder
 from gateway.mail import envelope as env
 from gateway.mail import replies
 from gateway.mail.reply import Reply
-from gateway.protocol.esmtp import MailParameters, parse_mail_parameters, parse_rcpt_parameters
+from gateway.protocol.esmtp import (
+    XCLIENT_ATTRIBUTES,
+    MailParameters,
+    parse_mail_parameters,
+    parse_rcpt_parameters,
+    parse_xclient,
+)
 
 # Event kinds.  Each must be answered with reply() unless stated otherwise.
 HELLO = 0  # a: verb as written in the log ("EHLO"), b: argument
@@ -37,8 +43,6 @@ XCLIENT = 9  # a: dict of attributes; reply(220) resets the session (the greetin
 RESET = 10  # a transaction was dropped (RSET, EHLO within one); answered here: no reply
 
 _COMMAND, _DATA, _BDAT, _SKIP_LINE, _SKIP_BDAT, _STOPPED = range(6)
-
-XCLIENT_ATTRIBUTES = ("NAME", "ADDR", "PORT", "PROTO", "HELO")
 
 NO_MAIL_PARAMETERS = MailParameters()
 NO_RECIPIENT = env.Recipient("")
@@ -596,17 +600,10 @@ class SmtpServerMachine:
         if self.reverse_path is not None:
             self.refuse(replies.OUT_OF_SEQUENCE)
             return None
-        attributes: dict[str, str] = {}
-        for word in argument.split():
-            name, _, value = word.partition("=")
-            if name.upper() not in XCLIENT_ATTRIBUTES or not value:
-                self.refuse(replies.BAD_PARAMETER)
-                return None
-            try:
-                attributes[name.upper()] = smtp.xtext_decode(value)
-            except ValueError:
-                self.refuse(replies.BAD_PARAMETER)
-                return None
+        attributes = parse_xclient(argument)
+        if isinstance(attributes, Reply):
+            self.refuse(attributes)
+            return None
         return self._wait(XCLIENT, attributes)
 
     def _on_unknown(self, _a: object, _b: object) -> None:

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 UNREAD_OCTETS_MAX = 65_536  # input kept while a decision waits; reading pauses above it
 DATA_GRACE_S = 60.0  # the data rate is judged after its first minute
 SPILL_OCTETS = 16_384  # smaller pieces are not worth a record of their own
+UNKNOWN_IP = "0.0.0.0"  # a client that the proxy cannot name: not the proxy, whom we may trust more
 LINGER_S = 10.0  # for a peer that does not read our last reply
 
 
@@ -574,10 +575,10 @@ class SmtpSession:
     def _on_xclient(self, attributes: dict[str, str], _b: object) -> None:
         """The proxy in front tells who the client is (allowed by xclient_from)."""
         service = self._service
-        address = attributes.get("ADDR", "")
-        if address and address.upper() not in ("[UNAVAILABLE]", "[TEMPUNAVAIL]"):
-            ip = address[5:] if address.upper().startswith("IPV6:") else address
-            port = attributes.get("PORT", "0")
+        ip = attributes.get("ADDR")
+        if ip is not None:
+            ip = ip or UNKNOWN_IP
+            port = attributes.get("PORT") or "0"
             if self._counted:
                 service.gate.leave(self.client_ip)
                 self._counted = False

@@ -37,6 +37,13 @@ def test_an_address_given_twice_has_twice_the_share() -> None:
     assert turns.count("192.0.2.1") == 6
 
 
+def test_all_of_loopback_is_ours() -> None:
+    pool = EgressPool(["127.0.0.2", "192.0.2.1"])
+    pool.set_up(frozenset({"127.0.0.1"}))
+    assert pool.next(V4) == "127.0.0.2"
+    assert missing(["127.9.9.9", "192.0.2.1"], frozenset()) == ["192.0.2.1"]
+
+
 def test_no_address() -> None:
     with pytest.raises(ValueError):
         EgressPool(["mx.example.org"])
