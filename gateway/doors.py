@@ -172,7 +172,13 @@ class Doors:
     def _later(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._worker.log.error("listener_failed", reason=str(error))
 
     def close(self) -> None:
         """No new sessions; http stays until the end, so that /healthz can say that we are leaving."""

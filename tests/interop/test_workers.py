@@ -623,6 +623,7 @@ def test_workers_give_root_up_for_good(gateway_factory, sink, open_tmp_path, cer
         [
             {"service": "smtp", "address": f"127.0.0.1:{port}", "tls": "starttls"},
             {"service": "lmtp", "address": f"unix:{open_tmp_path / 'lmtp.sock'}"},
+            listener("http"),
         ],
         tls={"certificate": str(certificate[0]), "key": str(key)},
         user="nobody",
@@ -649,6 +650,7 @@ def test_workers_give_root_up_for_good(gateway_factory, sink, open_tmp_path, cer
     for path in gateway.state_dir.rglob("*"):
         if path.name != "lock" or path.parent != gateway.state_dir:
             assert path.stat().st_uid == uid, path
+    assert scrape(gateway.ports[1])[0] == 200
     # The supervisor is root still: what needs it works after the start, too.
     other = low_port()
     reload(gateway, more=f'\n[[listen]]\nservice = "smtp"\naddress = "127.0.0.1:{other}"\n')
