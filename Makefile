@@ -43,8 +43,9 @@ sanitizer:                          ## ASan + UBSan, and the native tests run un
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(BIN)/pytest -p no:cacheprovider $(wildcard tests/native tests/fuzz)
 
-crash: build
-	@$(BIN)/pytest tests/crash
+crash: build                        ## kill, starve and break it for long: ROUNDS kills from SEED
+	@GATEWAY_KILL_ROUNDS=$(or $(ROUNDS),200) GATEWAY_KILL_SEED=$(or $(SEED),1) GATEWAY_CRASH_ROUNDS=$(or $(ROUNDS),200) \
+	  $(BIN)/pytest tests/crash
 
 fuzz: build
 	@$(BIN)/pytest $(wildcard tests/fuzz tests/native)
