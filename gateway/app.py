@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 LAG_INTERVAL_S = 0.1  # how often the loop's punctuality is measured
 DRAIN_POLL_S = 0.05
 
+GIL_SWITCH_S = 0.0005  # the loop must not wait Python's 5 ms for a thread that prepares a segment or reads a body
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BLOCK_OCTETS = 4 << 20  # above the largest block of ours: a group of records, 1 MiB
 KEPT_OCTETS = 32 << 20  # at the end of the heap; what is more goes back to the kernel
@@ -388,6 +390,7 @@ def keep_freed_memory() -> None:
 def run_worker(context: WorkerContext) -> int:
     """The whole life of a worker process; its exit status."""
     keep_freed_memory()
+    sys.setswitchinterval(GIL_SWITCH_S)
     history = open_history(context.config, context.index)
     log = context.open_log(history.write if context.config.trace.enabled else None)
     try:
