@@ -97,6 +97,8 @@ class Doors:
             lmtp=lmtp,
             starttls=listen.tls == "starttls",
             xclient=bool(listen.xclient_from),
+            # RFC 3461 §5.2.2: a client that is not offered DSN reports to its users itself.
+            dsn=not inline,
             max_message_octets=listen.max_message_octets or limits.message_octets,
             line_octets=limits.command_octets,
             # SMTP has one reply for all recipients: with "inline" they might fare differently (LMTP has one each).

@@ -16,7 +16,6 @@ from gateway.mail import replies
 from gateway.mail.address import domain_of
 from gateway.mail.reply import Reply
 
-
 ACCEPTED_MAX = (
     65_536  # mailboxes remembered; then it starts anew: random ones must not fill the memory
 )

@@ -2,7 +2,7 @@
 
 cdef class Settings:
     cdef readonly str hostname
-    cdef readonly bint lmtp, starttls, xclient, normalize
+    cdef readonly bint lmtp, starttls, xclient, dsn, normalize
     cdef readonly Py_ssize_t max_message_octets, line_octets, recipients_max, transactions_max
     cdef readonly Py_ssize_t junk_commands_max, chunk_octets, errors_max
     cdef dict _ehlo

@@ -58,6 +58,7 @@ class Settings:
     __slots__ = (
         "_ehlo",
         "chunk_octets",
+        "dsn",
         "errors_max",
         "hostname",
         "junk_commands_max",
@@ -79,6 +80,7 @@ class Settings:
         lmtp: bool = False,
         starttls: bool = False,
         xclient: bool = False,
+        dsn: bool = True,
         max_message_octets: int = 50 << 20,
         line_octets: int = 2048,
         recipients_max: int = 1000,
@@ -92,6 +94,7 @@ class Settings:
         self.lmtp = lmtp
         self.starttls = starttls
         self.xclient = xclient
+        self.dsn = dsn  # False: nobody here sends reports (what a client asks for is passed on all the same)
         self.max_message_octets = max_message_octets
         self.line_octets = line_octets
         self.recipients_max = recipients_max
@@ -112,15 +115,9 @@ class Settings:
             limits = f"LIMITS RCPTMAX={self.recipients_max}"  # RFC 9422 §4
             if self.transactions_max:
                 limits += f" MAILMAX={self.transactions_max}"
-            lines += [
-                "ENHANCEDSTATUSCODES",
-                "8BITMIME",
-                "DSN",
-                "SMTPUTF8",
-                "CHUNKING",
-                "BINARYMIME",
-                limits,
-            ]
+            lines += ["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", limits]
+            if self.dsn:
+                lines.append("DSN")
             if xclient:
                 lines.append("XCLIENT " + " ".join(XCLIENT_ATTRIBUTES))
             last = len(lines) - 1

@@ -13,7 +13,7 @@ cdef class SmtpSession:
     cdef str _tls_text, _reason, _proto
     cdef bint _arriving, _counted, _waiting, _writable, _may_relay
     cdef double _data_started, _content_ended, _started
-    cdef Py_ssize_t _data_octets, _buffered, _accepted, _errors
+    cdef Py_ssize_t _data_octets, _buffered, _accepted, _errors, _inline_octets, _passing_octets
 
     cpdef receive(self, bytes data)
     cpdef _pump(self)

@@ -55,7 +55,9 @@ class SmtpSession:
         "_errors",
         "_incoming",
         "_inline_chunks",
+        "_inline_octets",
         "_may_relay",
+        "_passing_octets",
         "_proto",
         "_reason",
         "_service",
@@ -86,7 +88,10 @@ class SmtpSession:
         self._stamp: ReceivedStamp = None  # type: ignore[assignment]  # from EHLO on
         self._tls_text = ""
         self._incoming: Incoming | None = None
-        self._inline_chunks: list[Any] = []
+        # Durability "inline": content so far (None: there was no memory for it), and what the next hop has to judge
+        self._inline_chunks: list[Any] | None = []
+        self._inline_octets = 0
+        self._passing_octets = 0
         self._data_started = 0.0
         self._data_octets = 0
         self._buffered = 0
@@ -166,7 +171,7 @@ class SmtpSession:
         self._drop_timer()
         self._expect(False)
         self._abort_incoming()
-        service.memory.octets -= self._buffered
+        self._count_buffered(self._passing_octets)
         if self._counted:
             self._counted = False
             service.gate.leave(self.client_ip)
@@ -267,7 +272,7 @@ class SmtpSession:
                 self._data_started = now
                 self._data_octets = 0
                 self._expect(True)
-            self._count_buffered(machine.buffered_octets)
+            self._count_buffered(machine.buffered_octets + self._inline_octets)
             # The block timer alone (RFC 5321 §4.5.3.2.5) would let one octet every three minutes live for ever.
             deadline = now + limits.data_block_s
             if limits.data_octets_per_s:
@@ -277,8 +282,8 @@ class SmtpSession:
         else:
             self._data_started = 0.0
             self._expect(False)
-            if self._buffered:
-                self._count_buffered(0)
+            if self._buffered or self._passing_octets:
+                self._count_buffered(self._inline_octets + self._passing_octets)
             if self._waiting:
                 connection.deadline = 0.0
             elif out or not connection.deadline:  # half a command is no progress
@@ -291,7 +296,12 @@ class SmtpSession:
         memory = self._service.memory
         memory.octets += octets - self._buffered
         self._buffered = octets
-        if memory.octets > memory.limit_octets and octets >= SPILL_OCTETS:
+        if (
+            memory.octets > memory.limit_octets
+            and octets >= SPILL_OCTETS
+            and self.machine.in_data
+            and self._service.inline is None  # there is no way to disk: refused at the end of data
+        ):
             chunk = self.machine.decoder.take(True)
             if chunk is not None:
                 self._on_content(chunk, None)
@@ -388,7 +398,13 @@ class SmtpSession:
         if self.machine.decoder.overflow:
             return  # refused at the end of data
         if self._service.inline is not None:
-            self._inline_chunks.append(chunk)
+            memory = self._service.memory
+            if memory.octets > memory.limit_octets:
+                self._inline_chunks = None  # there is no disk to go to: 452 at the end of data
+                self._inline_octets = 0
+            elif self._inline_chunks is not None:
+                self._inline_chunks.append(chunk)
+                self._inline_octets += len(chunk)
             return
         if self._incoming is None:
             self._incoming = self._service.spool.begin()
@@ -406,6 +422,8 @@ class SmtpSession:
         refusal = check_content(
             facts, decoder.overflow, service.reject_bare, machine.mail.body, service.limits.received_fields
         )
+        if self._inline_chunks is None:
+            refusal = refusal or replies.OUT_OF_MEMORY
         if refusal is not None:
             self._refuse_content(refusal, facts)
             return
@@ -437,9 +455,12 @@ class SmtpSession:
         self._content_ended = time.monotonic()
         last = decoder.take(True)
         if service.inline is not None:
-            chunks, self._inline_chunks = self._inline_chunks, []
+            chunks = self._inline_chunks or []
             if last is not None:
                 chunks.append(last)
+            self._inline_chunks = []
+            self._inline_octets = 0
+            self._passing_octets = sum(map(len, chunks))
             incoming.abort()
             service.inline(queue_id, envelope, [prefix, *chunks], self._delivered_inline)
         else:
@@ -517,12 +538,18 @@ class SmtpSession:
     ) -> None:
         """Durability "inline": each recipient's answer is what the next hop said of it."""
         service = self._service
+        self._passing_octets = 0
         if any(answer.is_positive for answer in answers):
             self._accepted += 1
             service.count_accepted(envelope, time.monotonic() - self._content_ended)
+            self._log_accepted(queue_id, envelope)
         else:
             service.count_rejected(answers[0])
-        if not self._connection.closed:
+        if self._connection.closed:
+            self._count_buffered(0)
+        else:
+            by = f"({queue_id}, {service.durability})"
+            answers = [a.with_text(f"{a.text} {by}") if a.is_positive else a for a in answers]
             if service.settings.lmtp:
                 self.machine.reply_each(answers)
             else:
@@ -595,6 +622,7 @@ class SmtpSession:
 
     def _abort_incoming(self) -> None:
         self._inline_chunks = []
+        self._inline_octets = 0
         if self._incoming is not None:
             self._incoming.abort()
             self._incoming = None

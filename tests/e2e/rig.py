@@ -122,14 +122,19 @@ class Session:
 
     def reply(self, stage: str, argument: str, usual: str) -> bool:
         """Send the reply to this stage; True when it was positive."""
+        return self.say(self.choose(stage, argument, usual))
+
+    def choose(self, stage: str, argument: str, usual: str) -> str:
         key = argument.partition(">")[0].removeprefix("<").lower()
         answer = self.hop.replies.get((stage, key), self.hop.replies.get(stage))
         text = answer(self, argument) if callable(answer) else answer
-        text = text or usual
+        return text or usual
+
+    def say(self, text: str) -> bool:
         if text == DROP:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raise ConnectionError
-        self.sock.sendall(text.encode() + b"\r\n")
+        self.sock.sendall(text.encode("utf-8", "surrogateescape") + b"\r\n")
         if text.startswith("421"):
             raise ConnectionError
         return text[:1] in "23"
@@ -219,12 +224,10 @@ class Session:
 
     def finish(self, content: bytes, *, bdat: bool) -> None:
         hop = self.hop
-        taken = []
-        for rcpt in list(self.rcpts) if hop.lmtp else [""]:  # RFC 2033 §4.2
-            key = rcpt or self.rcpts[0]
-            if self.reply("content", key, "250 2.0.0 kept"):
-                taken.append(rcpt)
-        if taken:
+        each = list(self.rcpts) if hop.lmtp else self.rcpts[:1]  # RFC 2033 §4.2
+        answers = [self.choose("content", rcpt, "250 2.0.0 kept") for rcpt in each]
+        taken = [rcpt for rcpt, text in zip(each, answers, strict=True) if text[:1] == "2"]
+        if taken:  # it is there before the client hears so
             rcpts = taken if hop.lmtp else list(self.rcpts)
             mail = Mail(
                 self.mail, rcpts, content, bdat, self.client, self.helo, self.tls, self.xclient
@@ -232,6 +235,8 @@ class Session:
             with hop.changed:
                 hop.received.append(mail)
                 hop.changed.notify_all()
+        for text in answers:
+            self.say(text)
         self.mail, self.rcpts = "", []
 
 
