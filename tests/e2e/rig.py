@@ -37,7 +37,8 @@ EVERYTHING = (
     "SIZE 1000000000",
 )
 PLAIN = ("PIPELINING", "ENHANCEDSTATUSCODES")
-DROP = "DROP"  # in place of a reply: the connection is reset
+DROP = "DROP"  # in place of a reply: the connection is reset (what is under way either way is lost)
+CLOSE = "CLOSE"  # in place of a reply: the connection is closed
 
 # A reply, or what makes one of (session, argument); None: as ever.
 Answer = str | Callable[["Session", str], str | None]
@@ -133,6 +134,8 @@ class Session:
     def say(self, text: str) -> bool:
         if text == DROP:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise ConnectionError
+        if text == CLOSE:
             raise ConnectionError
         self.sock.sendall(text.encode("utf-8", "surrogateescape") + b"\r\n")
         if text.startswith("421"):
@@ -314,17 +317,21 @@ class NextHop:
             return list(self.received)
 
     def said(self, verb: str) -> list[str]:
-        return [line for line in self.commands if line.upper().startswith(verb)]
+        return [line for line in self.commands if line.upper().startswith(verb.upper())]
+
+    def hang_up(self) -> None:
+        """Close every connection."""
+        with self.changed:
+            for session in self._sessions:
+                with contextlib.suppress(OSError):
+                    session.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Nobody listens there any more."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        with self.changed:
-            for session in self._sessions:
-                with contextlib.suppress(OSError):
-                    session.sock.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
 
 
 class Sender(Client):
