@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import idna
 
-from gateway._native import stuff
+from gateway._native import scan_mime, stuff
 from gateway.delivery.agent import Body, Done, Job
 from gateway.mail import envelope as env
 from gateway.mail.downgrade import to_7bit, to_8bit
@@ -109,7 +109,7 @@ def prepare(delivery: Delivery, offered: Capabilities, *, lmtp: bool = False, xc
     encode = facts.dot_lines > 0
     repair = delivery.repair = facts.bare_lf > 0 or facts.bare_cr > 0 or facts.has_nul
     if facts.has_8bit or envelope.body == env.BODY_BINARYMIME:
-        if envelope.smtputf8 and not offered.smtputf8 and not _header_is_ascii(body, facts):
+        if envelope.smtputf8 and not offered.smtputf8 and not _headers_are_ascii(body):
             _refuse(delivery, NO_UTF8_HEADER)
             return
         binary = _is_binary(envelope)
@@ -170,12 +170,6 @@ def _is_binary(envelope: env.Envelope) -> bool:
     )
 
 
-def _header_is_ascii(body: Body, facts: env.Facts) -> bool:
-    left = body.size - facts.size_octets + facts.header_octets  # our trace fields come before the content
-    for piece in body.slices():
-        if not bytes(piece[:left]).isascii():
-            return False
-        left -= len(piece)
-        if left <= 0:
-            break
-    return True
+def _headers_are_ascii(body: Body) -> bool:
+    """RFC 6531 §3.7.1: of the message and of each of its parts."""
+    return not any(part.header_eight_bit for part in scan_mime(b"".join(body.slices())))

@@ -56,6 +56,7 @@ class Mail:
     helo: str
     tls: bool
     xclient: str  # arguments of the last XCLIENT
+    session: Session
 
     @property
     def to(self) -> list[str]:
@@ -93,6 +94,7 @@ class Session:
     buffer: bytes = b""
     helo: str = ""
     tls: bool = False
+    broken: bool = False  # we broke it off: replies of ours may have been lost
     xclient: str = ""
     mail: str = ""
     rcpts: list[str] = field(default_factory=list)
@@ -123,7 +125,9 @@ class Session:
 
     def reply(self, stage: str, argument: str, usual: str) -> bool:
         """Send the reply to this stage; True when it was positive."""
-        return self.say(self.choose(stage, argument, usual))
+        text = self.choose(stage, argument, usual)
+        self.say(text)
+        return text[:1] == usual[:1]
 
     def choose(self, stage: str, argument: str, usual: str) -> str:
         key = argument.partition(">")[0].removeprefix("<").lower()
@@ -131,7 +135,9 @@ class Session:
         text = answer(self, argument) if callable(answer) else answer
         return text or usual
 
-    def say(self, text: str) -> bool:
+    def say(self, text: str) -> None:
+        if text in (DROP, CLOSE) or text.startswith("421"):
+            self.broken = True
         if text == DROP:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raise ConnectionError
@@ -140,7 +146,6 @@ class Session:
         self.sock.sendall(text.encode("utf-8", "surrogateescape") + b"\r\n")
         if text.startswith("421"):
             raise ConnectionError
-        return text[:1] in "23"
 
     def command(self, line: str) -> bool:
         hop = self.hop
@@ -228,12 +233,24 @@ class Session:
     def finish(self, content: bytes, *, bdat: bool) -> None:
         hop = self.hop
         each = list(self.rcpts) if hop.lmtp else self.rcpts[:1]  # RFC 2033 §4.2
-        answers = [self.choose("content", rcpt, "250 2.0.0 kept") for rcpt in each]
-        taken = [rcpt for rcpt, text in zip(each, answers, strict=True) if text[:1] == "2"]
+        answers = []
+        for rcpt in each:
+            answers.append(self.choose("content", rcpt, "250 2.0.0 kept"))
+            if answers[-1] in (DROP, CLOSE) or answers[-1].startswith("421"):
+                break  # nobody hears of those behind
+        taken = [rcpt for rcpt, text in zip(each, answers, strict=False) if text[:1] == "2"]
         if taken:  # it is there before the client hears so
             rcpts = taken if hop.lmtp else list(self.rcpts)
             mail = Mail(
-                self.mail, rcpts, content, bdat, self.client, self.helo, self.tls, self.xclient
+                self.mail,
+                rcpts,
+                content,
+                bdat,
+                self.client,
+                self.helo,
+                self.tls,
+                self.xclient,
+                self,
             )
             with hop.changed:
                 hop.received.append(mail)
@@ -412,6 +429,17 @@ class Gateway(RunningWorker):
     def left(self) -> int:
         """Messages that the spool still has."""
         return int(self.call(lambda: self.worker.spool.count))
+
+    def wait_quiet(self) -> None:
+        """Whatever can be tried has been tried."""
+        wait_until(
+            lambda: (
+                not any(
+                    lane["active"] or lane["ready"] for lane in self.call(self.queue.stats)["lanes"]
+                )
+            ),
+            "quiet lanes",
+        )
 
     def wait_empty(self) -> None:
         """Every message has come to its end, reports and all."""

@@ -199,6 +199,10 @@ def send_utf8(
 
 
 UTF8_HEADER = "Subject: Grüße\r\n\r\nbody\r\n".encode()
+UTF8_PART = multipart(
+    ["Content-Type: text/plain\r\nContent-Description: Grüße\r\n\r\nbody".encode()]
+)
+UTF8_INSIDE = multipart(["Content-Type: message/rfc822\r\n\r\nSubject: Grüße\r\n\r\nx".encode()])
 ASCII = b"Subject: x\r\n\r\nbody\r\n"
 
 
@@ -208,6 +212,8 @@ ASCII = b"Subject: x\r\n\r\nbody\r\n"
         ("alice@sender.test", "žofie@rcpt.test", ASCII, "5.6.7"),
         ("jürgen@sender.test", "bob@rcpt.test", ASCII, "5.6.7"),
         ("alice@sender.test", "bob@rcpt.test", UTF8_HEADER, "5.6.9"),
+        ("alice@sender.test", "bob@rcpt.test", UTF8_PART, "5.6.9"),
+        ("alice@sender.test", "bob@rcpt.test", UTF8_INSIDE, "5.6.9"),
     ],
 )
 @pytest.mark.parametrize("offers", [PLAIN, only("8BITMIME", "CHUNKING")], ids=["plain", "8BITMIME"])
@@ -258,6 +264,21 @@ def test_utf8_passes_where_it_is_offered_and_where_it_is_not_needed(lab: Lab) ->
     assert mail.body == ASCII
     send_utf8(gateway, "bob@bücher.test", ASCII)  # RFC 5890: a domain has an ASCII form
     assert plain.wait(2)[1].to == ["bob@xn--bcher-kva.test"]
+
+
+@pytest.mark.parametrize("orcpt", ["utf-8;\\x{17E}ofie@old.test", "utf-8;žofie@old.test"])
+def test_an_original_recipient_in_utf8(lab: Lab, orcpt: str) -> None:
+    """RFC 6533 §3: passed on as utf-8-addr-xtext, which every server that offers DSN can take."""
+    hop = lab.hop()
+    gateway = lab.gateway(route(hop.url, "rcpt.test"))
+    with Sender(gateway.port) as client:
+        client.command("MAIL FROM:<alice@sender.test> SMTPUTF8")
+        client.send(f"RCPT TO:<bob@rcpt.test> ORCPT={orcpt}\r\n".encode())
+        assert client.code() == 250
+        client.command("DATA")
+        client.send(ASCII + b".\r\n")
+        assert client.code() == 250
+    assert hop.wait()[0].rcpts == ["<bob@rcpt.test> ORCPT=utf-8;\\x{17E}ofie@old.test"]
 
 
 # -- BINARYMIME --------------------------------------------------------------------------------------------------------
