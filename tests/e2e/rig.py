@@ -25,7 +25,7 @@ from harness import BASE, Client, RunningWorker
 
 from gateway.queue.operations import Operations
 
-WAIT_S = 6.0
+WAIT_S = 20.0
 EVERYTHING = (
     "PIPELINING",
     "8BITMIME",
@@ -355,13 +355,24 @@ class Sender(Client):
     """A client that says hello and sends whole transactions."""
 
     def __init__(self, port: int, hello: str = "EHLO client.example", address: str = "") -> None:
-        if address:
-            self.sock = socket.create_connection(
-                ("127.0.0.1", port), timeout=WAIT_S, source_address=(address, 0)
-            )
-            self.buffer = b""
-        else:
-            super().__init__(port, WAIT_S)
+        source = (address, 0) if address else None
+        self.sock = socket.create_connection(
+            ("127.0.0.1", port), timeout=WAIT_S, source_address=source
+        )
+        self._begin(hello)
+
+    @classmethod
+    def over(cls, path: str, hello: str) -> Sender:
+        """Over a unix socket."""
+        sender = cls.__new__(cls)
+        sender.sock = socket.socket(socket.AF_UNIX)
+        sender.sock.settimeout(WAIT_S)
+        sender.sock.connect(path)
+        sender._begin(hello)
+        return sender
+
+    def _begin(self, hello: str) -> None:
+        self.buffer = b""
         if hello:
             assert self.code() == 220
             assert self.command(hello)[-1].startswith("250")

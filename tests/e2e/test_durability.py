@@ -319,3 +319,90 @@ def test_inline_does_not_wait_for_ever_for_a_connection(lab: Lab, gate: Gate) ->
         assert second.submit(CONTENT).startswith("451 4.4.5")
         gate.open.set()
         assert first.reply()[-1].startswith("250")
+
+
+@pytest.mark.parametrize("next_hop", ["maildir:{}/mail", "discard:"])
+def test_inline_to_what_is_no_server(lab: Lab, next_hop: str) -> None:
+    gateway = lab.gateway(route(next_hop.format(lab.directory), "rcpt.test"), listen=INLINE)
+    with Sender(gateway.port) as sender:
+        assert sender.submit(CONTENT).startswith("250 2.0.0 ")
+    if next_hop != "discard:":
+        (file,) = (lab.directory / "mail" / "new").iterdir()
+        assert file.read_bytes().endswith(CONTENT)
+
+
+def half_a_message(sender: Sender, how: str) -> None:
+    """Some of a message is sent, and then something else happens."""
+    sender.envelope("alice@sender.test", ["bob@rcpt.test"])
+    piece = CONTENT + b"x" * 600_000
+    if how.startswith("DATA"):
+        sender.command("DATA")
+        sender.send(piece)
+        return
+    sender.send(b"BDAT %d\r\n" % len(piece) + piece)
+    assert sender.code() == 250
+    if how == "BDAT and half a chunk":
+        sender.send(b"BDAT 500000\r\n" + b"y" * 300_000)
+    elif how == "BDAT, RSET":
+        sender.command("RSET")
+    elif how == "BDAT, EHLO":
+        sender.command("EHLO again.example")
+    elif how == "BDAT, nonsense":
+        sender.command("WHAT")
+    elif how == "BDAT, DATA":
+        assert sender.command("DATA")[-1].startswith("503")
+    elif how == "BDAT, too large":
+        sender.send(b"BDAT 400000 LAST\r\n" + b"y" * 400_000)
+        assert sender.reply()[-1].startswith("552 5.3.4")
+
+
+HALVES = (
+    "DATA",
+    "BDAT",
+    "BDAT and half a chunk",
+    "BDAT, RSET",
+    "BDAT, EHLO",
+    "BDAT, nonsense",
+    "BDAT, DATA",
+    "BDAT, too large",
+)
+
+
+@pytest.mark.parametrize("durability", ["inline", "fsync", "memory"])
+def test_half_a_message_leaves_nothing(lab: Lab, durability: str) -> None:
+    """Not in memory, not in the spool, not at the next hop."""
+    hop = lab.hop()
+    gateway = lab.gateway(
+        route(hop.url, "rcpt.test"),
+        listen=LISTEN + f'durability = "{durability}"\nmax_message_octets = 900000\n',
+    )
+    for how in HALVES:
+        with Sender(gateway.port) as sender:
+            half_a_message(sender, how)
+            if "," in how and "too large" not in how:
+                sender.command("RSET")
+                assert sender.submit(CONTENT).startswith("250")
+    wait_until(lambda: not gateway.worker.metrics.sessions_open, "the sessions to end")
+    assert gateway.worker.doors.memory.octets == 0
+    gateway.wait_empty()
+    assert all(mail.body == CONTENT for mail in hop.wait(4))
+    assert len(hop.received) == 4
+    assert gateway.worker.spool.log.pending_octets == 0
+
+
+def test_a_local_socket(lab: Lab) -> None:
+    """LMTP over a unix socket: who may open it may relay; Received says so as far as it can."""
+    path = lab.directory / "in"
+    hop = lab.hop()
+    lab.gateway(
+        route(hop.url, "*"),
+        listen=f'[[listen]]\nservice = "lmtp"\naddress = "unix:{path}"\n',
+        extra=QUICK + '[access]\nrelay_from = ["192.0.2.1"]\n',
+    )
+    with Sender.over(str(path), LHLO) as sender:
+        assert sender.submit(CONTENT, "x@other.test").startswith("250")
+    mail = hop.wait()[0]
+    assert mail.body == CONTENT
+    assert mail.content.startswith(
+        b"Received: from client.example\r\n\tby mx.example.test with LMTP"
+    )

@@ -14,6 +14,7 @@ import pytest
 from e2e.rig import (
     DROP,
     EVERYTHING,
+    PLAIN,
     Gateway,
     Lab,
     Mail,
@@ -462,6 +463,69 @@ def test_a_report_to_an_internationalized_sender(lab: Lab) -> None:
     _text, status, _original = mail.message.iter_parts()
     assert status.get_content_type() == "message/global-delivery-status"
     assert "Final-Recipient: utf-8; žofie@rcpt.test".encode() in mail.content
+    gateway.wait_empty()
+
+
+def utf8(gateway: Gateway, sender: str, rcpt: str, content: bytes = CONTENT) -> None:
+    with Sender(gateway.port) as client:
+        client.send(f"MAIL FROM:<{sender}> SMTPUTF8 BODY=8BITMIME\r\n".encode())
+        assert client.code() == 250
+        client.send(f"RCPT TO:<{rcpt}>\r\n".encode())
+        assert client.code() == 250
+        client.command("DATA")
+        client.send(content + b".\r\n")
+        assert client.code() == 250
+
+
+def test_a_report_about_an_internationalized_recipient(lab: Lab) -> None:
+    """RFC 6533 §3: to an ASCII sender in ASCII, with utf-8-addr-xtext."""
+    hop, back = lab.hop(replies={"RCPT": "550 5.1.1 niemand da, Jürgen"}), lab.hop(PLAIN)
+    gateway = gateway_with(lab, hop, back)
+    header = "Subject: Grüße\r\n".encode()
+    utf8(gateway, "alice@sender.test", "žofie@rcpt.test", header + CONTENT)
+    report = Report(back.wait()[0])
+    assert report.mail.content.isascii()
+    assert list(report.actions) == [r"\x{17E}ofie@rcpt.test"]
+    assert str(report.about[0]["Final-Recipient"]).startswith("utf-8;")
+    gateway.wait_empty()
+
+
+def test_an_internationalized_sender_behind_an_old_server(lab: Lab) -> None:
+    """The report cannot go where the mail came from: a double bounce, and the end."""
+    hop, back = lab.hop(replies={"RCPT": "550 5.1.1 nobody"}), lab.hop(PLAIN)
+    gateway = gateway_with(lab, hop, back)
+    utf8(gateway, "jürgen@sender.test", "bob@rcpt.test")
+    gateway.wait_for("double_bounce")
+    gateway.wait_empty()
+    assert not back.received
+
+
+@pytest.mark.parametrize(
+    ("content", "mail"),
+    [
+        ("Subject: x\r\n\r\nGrüße\r\n".encode(), "BODY=8BITMIME RET=FULL"),
+        ("Subject: Grüße\r\n\r\nx\r\n".encode(), "BODY=8BITMIME RET=FULL"),
+        (b"Subject: x\r\n\r\n" + bytes(range(256)), "BODY=BINARYMIME RET=FULL"),
+        (b"Subject: x\r\n\r\n" + b"x" * 5000 + b"\r\n", "RET=FULL"),
+        (b"\r\n.\r\n..\r\n", "RET=FULL"),
+        (b"no header at all\r\n", "RET=FULL"),
+        (b"", "RET=FULL"),
+    ],
+    ids=["8-bit", "8-bit header", "binary", "long line", "no header", "no header end", "nothing"],
+)
+def test_a_report_can_be_read_whatever_it_is_about(lab: Lab, content: bytes, mail: str) -> None:
+    """RFC 3464: 7-bit itself, so that every system takes it, with lines that may be sent."""
+    hop, back = lab.hop(replies={"content": "554 5.6.0 no"}), lab.hop(PLAIN)
+    gateway = gateway_with(lab, hop, back)
+    bdat = 10_000 if "BINARY" in mail else 0
+    gateway.send(content, "bob@rcpt.test", "alice@sender.test", mail, bdat=bdat)
+    report = Report(back.wait()[0])
+    octets = report.mail.content
+    assert octets.isascii()
+    assert b"\0" not in octets
+    assert octets.count(b"\n") == octets.count(b"\r\n") == octets.count(b"\r")
+    assert max(map(len, octets.split(b"\r\n"))) <= 998
+    assert report.actions == {"bob@rcpt.test": ("failed", "5.6.0")}
     gateway.wait_empty()
 
 
