@@ -5,6 +5,7 @@ cdef class Connection:
     cdef public bint closed, reading
     cdef public object handler, transport, tls
     cdef object _sweep
+    cdef bint _yielding
 
     cpdef write(self, bytes data)
     cpdef set_deadline(self, double seconds)

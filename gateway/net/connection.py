@@ -42,10 +42,13 @@ class Handler(Interface):
         """The write buffer rose above (False) or fell below (True) its water marks."""
 
 
+BULK_OCTETS = 200_000  # uvloop reads 256,000 at once: so much means that more is waiting
+
+
 class Connection:
     """Drives one Handler over one transport.  An asyncio.Protocol in all but its base class."""
 
-    __slots__ = ("_sweep", "closed", "deadline", "handler", "reading", "tls", "transport")
+    __slots__ = ("_sweep", "_yielding", "closed", "deadline", "handler", "reading", "tls", "transport")
 
     def __init__(self, handler: Handler, sweep: DeadlineSweep) -> None:
         self.handler = handler
@@ -53,7 +56,8 @@ class Connection:
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.deadline = 0.0  # time.monotonic(); 0 = none
         self.closed = False
-        self.reading = True
+        self.reading = True  # what the handler wants
+        self._yielding = False  # the rest of this turn of the loop belongs to the others
         self.tls: ssl.SSLObject | None = None
 
     # -- what the transport calls ------------------------------------------------------------------------------------
@@ -66,6 +70,16 @@ class Connection:
 
     def data_received(self, data: bytes) -> None:
         self.handler.receive(data)
+        if len(data) >= BULK_OCTETS and self.reading and not self.closed:
+            # libuv would read on, up to 32 full buffers of a fast sender, before it looks at another socket.
+            self._yielding = True
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._yielding = False
+        if self.reading and not self.closed:
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         self.handler.receive_eof()
@@ -100,12 +114,14 @@ class Connection:
     def pause_reading(self) -> None:
         if self.reading and not self.closed:
             self.reading = False
-            self.transport.pause_reading()
+            if not self._yielding:
+                self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         if not self.reading and not self.closed:
             self.reading = True
-            self.transport.resume_reading()
+            if not self._yielding:
+                self.transport.resume_reading()
 
     def close(self) -> None:
         """Send what is queued, then close."""
