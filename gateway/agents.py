@@ -19,7 +19,7 @@ from gateway.delivery.smtp_connection import SmtpSettings
 from gateway.net.connection import DeadlineSweep
 from gateway.net.dns import Resolver
 from gateway.net.egress import Egress
-from gateway.net.tls import TlsContexts
+from gateway.net.tls import VERIFY, TlsContexts
 from gateway.queue.routing import NextHop, Route
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class AgentFactory:
             secret=route.config.http_secret,
             connect_s=route.delivery.connect_s,
             timeout_s=route.delivery.http_s,
+            context=lambda: self._contexts.client(VERIFY, str(self._config.tls.ca_file or "")),
+            tls_name=route.config.tls_name,
         )
 
     async def close(self) -> None:

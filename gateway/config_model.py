@@ -79,7 +79,8 @@ class TlsConfig(_Section, frozen=True, kw_only=True):
     ca_file: Annotated[
         Path | None,
         _text(
-            'PEM file of trusted authorities for routes with tls = "verify"; absent: the system\'s'
+            'PEM file of trusted authorities for routes with tls = "verify" and for https; '
+            "absent: the system's"
         ),
     ] = None
     sni: Annotated[tuple[SniConfig, ...], _text("certificates by server name")] = ()

@@ -8,7 +8,7 @@
               DEFERRED (Retry-After is honoured); other 4xx BOUNCED
     Blocking  bodies on disk, JSON and signatures of large bodies are made in the thread pool
     Security  redirects are not followed: the configuration names the receiver.  The signature
-              covers the time, so that a receiver can refuse what is replayed
+              covers the time, so that a receiver can refuse what is replayed.  https: always verifies
     Standards RFC 9110 §9.3.3, §10.2.3 (Retry-After), §15; RFC 2104 (HMAC)
 
 401 and 407 mean our token, not the message: it waits until the operator has put that right.
@@ -20,9 +20,10 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import ssl
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -90,7 +91,10 @@ class HttpAgent:
         secret: str = "",
         connect_s: float = 30.0,
         timeout_s: float = 300.0,
+        context: Callable[[], ssl.SSLContext] | None = None,
+        tls_name: str = "",
     ) -> None:
+        """context: for https, asked for each request (a reload may change it); tls_name: the certificate's."""
         self._url = url
         self._session = session
         self._listener = listener
@@ -98,6 +102,8 @@ class HttpAgent:
         self._headers = dict(headers or {})
         self._secret = secret.encode()
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_s)
+        self._context = context if url.lower().startswith("https:") else None
+        self._tls_name = tls_name or None
         self._concurrency = 1
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -160,7 +166,13 @@ class HttpAgent:
         if digest:
             headers["X-Signature"] = digest
         async with self._session.get().post(
-            self._url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
+            self._url,
+            data=data,
+            headers=headers,
+            timeout=self._timeout,
+            allow_redirects=False,
+            ssl=True if self._context is None else self._context(),
+            server_hostname=self._tls_name,
         ) as response:
             # The first piece is enough; a long answer is cut off with the connection.
             text = (await response.content.read(REPLY_OCTETS)).decode("utf-8", "replace")

@@ -163,7 +163,9 @@ class TlsContexts:
         """New handshakes use the pairs given, or the same files read again.
 
         All or nothing: with an error nothing changed, and it is returned.  Sessions go on as they are.
+        The authorities of client contexts are read again when they are needed next.
         """
+        TlsContexts.client.cache_clear()
         if self.default is None:
             return None
         try:

@@ -24,6 +24,7 @@ import pytest
 from harness import BASE, Client, RunningWorker
 
 from gateway.queue.operations import Operations
+from gateway.worker_link import KeyMaterial, Reload
 
 WAIT_S = 20.0
 EVERYTHING = (
@@ -436,6 +437,11 @@ class Gateway(RunningWorker):
     def retry(self) -> None:
         """What is deferred is tried now."""
         self.call(self.queue.retry)
+
+    def reload(self) -> None:
+        """As after SIGHUP, with the same listeners."""
+        reload = Reload(self.config, KeyMaterial.read(self.config), self.worker._sockets)
+        assert self.call(self.worker.reload, reload) is None
 
     def left(self) -> int:
         """Messages that the spool still has."""

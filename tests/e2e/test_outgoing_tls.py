@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from e2e.rig import DROP, Gateway, Lab, NextHop, Session, route, wait_until
+from e2e.web_hook import WebHook
 
 CONTENT = b"Subject: x\r\n\r\nbody\r\n"
 NAME = "hop.example.test"
@@ -299,3 +300,58 @@ def test_a_large_message_under_tls(lab: Lab, authority: Authority) -> None:
     gateway.send(content)
     assert hop.wait()[0].body == content
     wait_until(lambda: not gateway.left(), "the end")
+
+
+# -- https -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("good", NAME, ""),
+        ("by address", "", ""),
+        ("good", "", "mismatch"),
+        ("wrong name", NAME, "mismatch"),
+        ("self-signed", NAME, "self"),
+        ("expired", NAME, "expired"),
+    ],
+)
+def test_a_web_hook_is_always_verified(
+    lab: Lab, authority: Authority, kind: str, name: str, words: str
+) -> None:
+    """Against tls.ca_file; a bad certificate is no answer, so the mail waits."""
+    hook = WebHook(authority.server(kind))
+    hook.server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    try:
+        gateway = lab.gateway(
+            route(hook.url, "rcpt.test", **({"tls": "verify", "tls_name": name} if name else {})),
+            extra=f'[tls]\nca_file = "{authority.file}"\n',
+        )
+        gateway.send(CONTENT)
+        if words:
+            assert words in gateway.wait_for("lane_down")[0]["reply"]
+            assert not hook.requests
+        else:
+            gateway.wait_for("delivered")
+            assert hook.wait()[0][1].endswith(CONTENT)
+    finally:
+        hook.close()
+
+
+def test_authorities_are_read_again_on_reload(
+    lab: Lab, authority: Authority, tmp_path: Path
+) -> None:
+    """[tls] is read again on SIGHUP, the file of authorities too."""
+    trusted = tmp_path / "trusted.pem"
+    (tmp_path / "other").mkdir()
+    trusted.write_bytes(Authority(tmp_path / "other").file.read_bytes())
+    hop = lab.hop(tls=authority.server("good"))
+    gateway = lab.gateway(
+        route(hop.url, "rcpt.test", tls="verify", tls_name=NAME),
+        extra=f'[queue]\nconnect_retry_s = [0.2]\n[tls]\nca_file = "{trusted}"\n',
+    )
+    gateway.send(CONTENT)
+    gateway.wait_for("lane_down")
+    trusted.write_bytes(authority.file.read_bytes())
+    gateway.reload()
+    assert hop.wait()[0].tls

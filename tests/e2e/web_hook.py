@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ from e2e.rig import wait_until
 class WebHook:
     """An HTTP server that keeps every request and answers from a list."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[BaseHTTPRequestHandler, bytes]] = []
         self.answers: list[tuple[int, dict[str, str], bytes] | Callable[[], None]] = []
         hook = self
@@ -47,7 +48,11 @@ class WebHook:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/in?key=1"
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{scheme}://127.0.0.1:{self.server.server_port}/in?key=1"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def wait(self, count: int = 1) -> list[tuple[BaseHTTPRequestHandler, bytes]]:
