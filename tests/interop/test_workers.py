@@ -178,7 +178,9 @@ def test_clients_that_pipeline_without_end_do_not_hold_the_gateway(
     gateway.process.send_signal(signal.SIGTERM)
     assert gateway.process.wait(15) == 0
     load.join(60)
-    assert results[0].replies == {"mail 421": 8, "dot 250": results[0].accepted}
+    replies = dict(results[0].replies)
+    replies.pop("greeting 421", None)  # one that came back while the doors were closing
+    assert replies == {"mail 421": 8, "dot 250": results[0].accepted}
     gateway.start()
     wait_for(
         lambda: json.loads(gateway.command("queue", "list", "--json"))["total"] == 0, "all mail"
