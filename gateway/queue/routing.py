@@ -38,11 +38,6 @@ class NextHop(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return self.url
 
-    @property
-    def is_final(self) -> bool:
-        """The next hop is the mailbox, not another MTA: RFC 3464 §2.3.3 "delivered"."""
-        return self.scheme not in ("mx", "smtp", "smtps")
-
 
 def parse_next_hop(url: str) -> NextHop:
     """The next hop that the URL names.  Raises ValueError."""
