@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import lab as lab_module
 import pytest
 import uvloop
 from interop_peers import RunningGateway, RunningSink, route, wait_for
-from lab import NETWORK, PREFIX_LENGTH, Host, Lab, LabError
+from smtp_blaster import lab as lab_module
 from smtp_blaster import ledger
+from smtp_blaster.lab import NETWORK, PREFIX_LENGTH, Host, Lab, LabError
 from smtp_blaster.sink import SinkPlan
 from smtp_blaster.source import Plan, Result, Source
 
@@ -182,7 +182,7 @@ def test_egress_addresses_follow_their_links(lab: Lab) -> None:
 
 def test_a_lab_whose_process_died_is_cleared_away(lab: Lab) -> None:
     script = (
-        "import os, sys; from lab import Lab\n"
+        "import os, sys; from smtp_blaster.lab import Lab\n"
         "lab = Lab('a').__enter__(); child = lab['a'].popen(['sleep', '600'], stdout=-3, stderr=-3)\n"
         "print(os.getpid(), child.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )

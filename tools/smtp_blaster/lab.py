@@ -319,7 +319,7 @@ def _start_wire(
             ends.append(descriptor)
             fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH", name.encode(), IFF_TAP_NO_PI))
     wire = subprocess.Popen(
-        [sys.executable, __file__, *map(str, ends)], stdin=subprocess.PIPE, pass_fds=ends
+        [sys.executable, "-P", __file__, *map(str, ends)], stdin=subprocess.PIPE, pass_fds=ends
     )
     for descriptor in ends:
         os.close(descriptor)
