@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config_model import Config
 from gateway.delivery.agent import Agent, Listener
+from gateway.delivery.avoid import Avoid
 from gateway.delivery.discard import DiscardAgent
 from gateway.delivery.local import MaildirAgent
 from gateway.delivery.smtp import SmtpAgent
@@ -45,6 +46,7 @@ class AgentFactory:
         self._resolver = resolver
         self._contexts = contexts
         self._egress = egress
+        self._avoid = Avoid()
         self._http: HttpSession | None = None  # made by the first http next hop
 
     def reload(self, config: Config) -> None:
@@ -100,6 +102,7 @@ class AgentFactory:
             tls_name=route.config.tls_name,
             tls_ca_file=str(config.tls.ca_file or ""),
             contexts=self._contexts,
+            avoid=self._avoid,
             source_address=pool.next if pool is not None else None,
             messages_per_connection=route.messages_per_connection,
             xclient=route.config.xclient,

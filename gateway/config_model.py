@@ -435,8 +435,27 @@ class DeliveryConfig(_Section, frozen=True, kw_only=True):
         float, _seconds(0.1, 3600.0, "wait for EHLO's reply (Postfix smtp_helo_timeout 300s)")
     ] = 300.0
     tls_handshake_s: Annotated[
-        float, _seconds(0.1, 3600.0, "TLS handshake (uvloop and asyncio: 60 s)")
+        float,
+        _seconds(0.1, 3600.0, "STARTTLS's reply, and the TLS handshake (uvloop and asyncio: 60 s)"),
     ] = 60.0
+    avoid_tls_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            DAY_S,
+            'with tls = "opportunistic": how long a next hop whose TLS broke is spoken to in clear '
+            "at once (one retry in Postfix's minimal_backoff_time, 300 s, pays for trying); 0: never",
+        ),
+    ] = 300.0
+    avoid_pipelining_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            30 * DAY_S,
+            "how long PIPELINING (RFC 2920) is not used with a next hop that answered 503 to it "
+            "(longer than the waits in queue.retry_s)",
+        ),
+    ] = DAY_S
     mail_s: Annotated[
         float, _seconds(0.1, 3600.0, "wait for MAIL's reply (RFC 5321 §4.5.3.2.2: 5 minutes)")
     ] = 300.0

@@ -267,6 +267,8 @@ class LoggingBridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
+            if hasattr(record, "queue_id"):  # extra={"queue_id": …}: for `gateway trace`, too
+                fields["queue_id"] = record.queue_id
             if record.exc_info and record.exc_info[0] is not None:
                 fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         except Exception:  # a wrong format string in a library must not stop us

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,12 @@ from gateway.delivery.agent import (
 )
 from gateway.delivery.negotiate import Delivery
 from gateway.delivery.smtp_connection import SmtpConnection, SmtpSettings
-from gateway.protocol.smtp_client import ACCEPTED, PERMANENT, Verdict
+from gateway.protocol.smtp_client import ACCEPTED, MAYBE_TWICE, PERMANENT, Verdict
 
 if TYPE_CHECKING:
     from gateway.queue.routing import NextHop
+
+logger = logging.getLogger(__name__)
 
 REOPEN_S = 1.0  # while others of its connections work, a next hop that refused one is left alone for so long
 
@@ -229,7 +232,10 @@ class SmtpAgent:
         delivery.done(delivery.job, self._outcomes(connection, delivery, []))
 
     def on_returned(self, connection: SmtpConnection, delivery: Delivery, verdict: Verdict) -> None:
-        """The peer never looked at it: once, another connection may take it."""
+        """The peer never answered a word of it: once, another connection may take it."""
+        queue_id = delivery.job.queue_id
+        if not delivery.returned and verdict[3].endswith(MAYBE_TWICE):
+            logger.warning("%s: %s", connection.peer, verdict[3], extra={"queue_id": queue_id})
         if delivery.returned:
             self.on_settled(connection, delivery, verdict)
             return

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway._native import DataEncoder
 from gateway.config_model import DeliveryConfig
+from gateway.delivery.avoid import PIPELINING, STARTTLS, Avoid
 from gateway.delivery.negotiate import STREAM_OCTETS, Delivery, must_wait, prepare
 from gateway.net.connection import Connection, DeadlineSweep, as_protocol
 from gateway.net.dns import DnsError
@@ -31,6 +32,8 @@ from gateway.protocol.smtp_client import (
     CONTENT,
     DONE,
     FAILED,
+    MAYBE_TWICE,
+    OUT_OF_STEP,
     READY,
     RETURNED,
     START_TLS,
@@ -51,6 +54,7 @@ QUIT_S = 5.0  # the reply to QUIT is a courtesy
 INTERNAL_ERROR: Verdict = (TRANSIENT, 0, "4.3.0", "internal error")
 UNREADABLE: Verdict = (TRANSIENT, 0, "4.3.0", "content cannot be read")
 LOST: Verdict = (TRANSIENT, 0, "4.4.2", "connection lost before the peer looked at the message")
+LOST_SENT: Verdict = (TRANSIENT, 0, "4.4.2", "connection lost before the peer answered" + MAYBE_TWICE)
 
 DEFAULTS = DeliveryConfig()
 
@@ -63,9 +67,9 @@ class SmtpSettings:
     """What the connections of one route have in common."""
 
     __slots__ = (
-        "connect_s", "contexts", "data_block_s", "depth", "hostname", "idle_s", "messages_per_connection",
-        "resolve", "source_address", "sweep", "timeouts", "tls", "tls_ca_file", "tls_handshake_s",
-        "tls_name", "xclient",
+        "avoid", "avoid_pipelining_s", "avoid_tls_s", "connect_s", "contexts", "data_block_s", "depth", "hostname",
+        "idle_s", "messages_per_connection", "resolve", "source_address", "sweep", "timeouts", "tls", "tls_ca_file",
+        "tls_handshake_s", "tls_name", "xclient",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +83,7 @@ class SmtpSettings:
         tls_name: str = "",
         tls_ca_file: str = "",
         contexts: TlsContexts | None = None,
+        avoid: Avoid | None = None,
         source_address: Callable[[int], str | None] | None = None,
         messages_per_connection: int = 0,
         xclient: bool = False,
@@ -94,8 +99,11 @@ class SmtpSettings:
         # By smtp_client.WAIT_…
         self.timeouts = (
             config.greeting_s, config.helo_s, config.mail_s, config.rcpt_s, config.data_init_s, config.data_done_s,
-            QUIT_S,
+            QUIT_S, config.tls_handshake_s,
         )  # fmt: skip
+        self.avoid = Avoid() if avoid is None else avoid
+        self.avoid_tls_s = config.avoid_tls_s
+        self.avoid_pipelining_s = config.avoid_pipelining_s
         self.tls = tls  # off | opportunistic | required | verify
         self.tls_name = tls_name
         self.tls_ca_file = tls_ca_file
@@ -111,9 +119,9 @@ class SmtpConnection:
 
     __slots__ = (
         "_address", "_addresses", "_agent", "_closing", "_connection", "_encoder", "_failure", "_handshaking",
-        "_inside", "_left_octets", "_loop", "_pieces", "_preparing", "_reading", "_settings", "_streamed", "_tasks",
-        "_tls_mode", "_unsent_octets", "_writable", "held", "is_ready", "is_retired", "machine", "peer", "slots",
-        "tls",
+        "_in_clear", "_inside", "_left_octets", "_loop", "_pieces", "_preparing", "_reading", "_settings",
+        "_streamed", "_tasks", "_unsent_octets", "_writable", "held", "is_ready", "is_retired", "machine", "peer",
+        "slots", "tls",
     )  # fmt: skip
 
     def __init__(self, agent: SmtpAgent, settings: SmtpSettings) -> None:
@@ -123,7 +131,7 @@ class SmtpConnection:
         self._connection: Connection | None = None  # None: not yet, or no longer
         self._address: Address | None = None
         self._addresses: list[Address] | None = None  # still to be tried; None: not resolved yet
-        self._tls_mode = "off" if agent.path and settings.tls == "opportunistic" else settings.tls
+        self._in_clear = ""  # why the address being tried is spoken to in clear, though TLS would be better
         self._tasks: set[asyncio.Future[None]] = set()
         self._failure: Verdict | None = None  # why there will be no READY
         self._handshaking = False
@@ -147,13 +155,25 @@ class SmtpConnection:
         self.is_retired = False
         self._spawn(self._connect())
 
+    @property
+    def _who(self) -> object:
+        """The peer, for what is remembered of it."""
+        return self._agent.path or self._address
+
     def _new_machine(self) -> SmtpClientMachine:
+        """For the address that is tried next."""
         agent, settings = self._agent, self._settings
+        mode = settings.tls
+        if mode == "opportunistic" and (
+            agent.path or self._in_clear or settings.avoid.has(STARTTLS, self._who)
+        ):
+            mode = "off"
         return SmtpClientMachine(
             settings.hostname,
             lmtp=agent.lmtp,
-            tls_mode=self._tls_mode,
+            tls_mode="off" if agent.implicit_tls else mode,
             tls=agent.implicit_tls,
+            pipelining=not settings.avoid.has(PIPELINING, self._who),
             depth=settings.depth,
             transactions_max=settings.messages_per_connection,
         )
@@ -252,10 +272,12 @@ class SmtpConnection:
             while self._addresses:
                 self._address = self._addresses.pop(0)
                 self.peer = f"{agent.host}[{self._address[1][0]}]:{self._address[1][1]}"
+                self.machine = self._new_machine()
                 try:
                     await self._connect_to(self._address)
                     return
                 except (OSError, ValueError) as error:  # TimeoutError and ssl.SSLError are OSErrors
+                    self._in_clear = ""
                     failure = f"cannot connect: {describe_error(error)}"
         except (OSError, DnsError, TlsError) as error:
             failure = f"cannot connect: {describe_error(error)}"
@@ -294,7 +316,7 @@ class SmtpConnection:
         contexts = self._settings.contexts
         if contexts is None:
             raise TlsError("no TLS contexts")
-        mode = self._tls_mode if self._tls_mode != "off" else "opportunistic"
+        mode = self._settings.tls if self._settings.tls != "off" else "opportunistic"
         return contexts.client(mode, self._settings.tls_ca_file)
 
     def _server_name(self) -> str:
@@ -320,12 +342,26 @@ class SmtpConnection:
 
     def _tls_failed(self, why: str) -> None:
         self._handshaking = False
-        if self._tls_mode == "opportunistic" and self._address is not None:
-            logger.info("%s: TLS handshake failed (%s); again in clear", self.peer, why)
-            self._tls_mode = "off"  # RFC 7435 §3: better in clear than not at all
-            self._addresses = [self._address, *(self._addresses or [])]
         self._failure = (TRANSIENT, 0, "4.7.5", f"TLS handshake failed: {why}")
+        if self._settings.tls == "opportunistic" and self._address is not None:
+            self._in_clear = why  # RFC 7435 §3: better in clear than not at all
+            self._addresses = [self._address, *(self._addresses or [])]
         self._end()
+
+    def _note_ready(self) -> None:
+        """Remember what went wrong on the way, now that it is known to have been TLS alone."""
+        why, self._in_clear = self._in_clear, ""
+        if why:
+            seconds = self._settings.avoid_tls_s
+            self._settings.avoid.add(STARTTLS, self._who, seconds)
+            logger.warning("%s: TLS is broken there (%s): in clear for %g s", self.peer, why, seconds)
+
+    def _note_out_of_step(self, reply: str) -> None:
+        """One command at a time from now on, over another connection."""
+        seconds = self._settings.avoid_pipelining_s
+        self._settings.avoid.add(PIPELINING, self._who, seconds)
+        logger.warning("%s: PIPELINING is broken there (%s): not used for %g s", self.peer, reply, seconds)
+        self._agent.retire(self)
 
     def _note_tls(self, connection: Connection) -> None:
         if connection.tls is not None:
@@ -349,7 +385,6 @@ class SmtpConnection:
         if failure is not None and self._addresses and not self._agent.is_closing:
             logger.info("%s: %s; trying another way", self.peer, failure[3])
             self._failure = None
-            self.machine = self._new_machine()
             self._writable = True
             self._spawn(self._connect())
         else:
@@ -387,7 +422,11 @@ class SmtpConnection:
             return
         name = self.machine.waiting_name
         text = f"connection lost while waiting for {name}" if name else "connection lost"
-        self._lose("4.4.2", f"{text} ({describe_error(error)})" if error else text)
+        text = f"{text} ({describe_error(error)})" if error else text
+        if self.machine.is_starting_tls:
+            self._tls_failed(text)
+        else:
+            self._lose("4.4.2", text)
 
     def on_deadline(self) -> None:
         connection, machine = self._connection, self.machine
@@ -399,6 +438,10 @@ class SmtpConnection:
             self.drain()
         elif self._preparing or self._reading or (unsent and unsent != self._unsent_octets):
             self._set_deadline(connection)  # our own disk, or a peer that takes its time
+        elif self._handshaking:
+            self._set_deadline(connection)  # start_tls() has a deadline of its own
+        elif machine.is_starting_tls:
+            self._tls_failed(f"timed out waiting for {machine.waiting_name}")
         elif machine.is_quitting:
             self._lose("4.4.2", "timed out")
         else:
@@ -419,6 +462,7 @@ class SmtpConnection:
             if kind == DONE:
                 agent.on_done(self, value.tag)
             elif kind == READY:
+                self._note_ready()
                 agent.on_ready(self)
             elif kind == CONTENT:
                 self._streamed = value
@@ -427,9 +471,11 @@ class SmtpConnection:
                 self._handshaking = True
                 self._spawn(self._start_tls())
             elif kind == RETURNED:
-                agent.on_returned(self, value.tag, LOST)
+                agent.on_returned(self, value.tag, LOST_SENT if value.sent else LOST)
+            elif kind == OUT_OF_STEP:
+                self._note_out_of_step(value)
             elif kind == FAILED:
-                self._failure = value
+                self._failure, self._in_clear = value, ""
             elif kind == CLOSE:
                 self._end()
 

@@ -46,8 +46,8 @@ _FLAGS = {
 }
 
 
-def parse_capabilities(text: str) -> Capabilities:
-    """Of the text of an EHLO reply, whose first line is only a greeting."""
+def parse_capabilities(text: str, *, pipelining: bool = True) -> Capabilities:
+    """Of the text of an EHLO reply, whose first line is only a greeting; PIPELINING only when we want it."""
     found: dict[str, bool | int | tuple[str, ...]] = {}
     for line in text.split("\n")[1:]:
         keyword, *arguments = line.upper().split()[:100] or [""]
@@ -65,6 +65,8 @@ def parse_capabilities(text: str) -> Capabilities:
                     found["transactions_max"] = _number(value)
         elif keyword == "XCLIENT":
             found["xclient"] = tuple(arguments)
+    if not pipelining:
+        found.pop("pipelining", None)
     if "chunking" not in found:  # RFC 3030 §3: BINARYMIME is of no use without it
         found.pop("binarymime", None)
     return msgspec.convert(found, Capabilities)

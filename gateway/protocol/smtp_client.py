@@ -4,7 +4,8 @@
     Flow      receive_data() → events; begin() lines a transaction up; data_to_send() gives the buffers to write at once
     Events    (kind, value); see the constants.  Verdicts are (kind, code, enhanced status, text)
     Limits    `depth` transactions in flight; content goes unasked (BDAT before MAIL is answered) up to `blind_octets`
-    Errors    nothing the peer sends raises: what is not understood is transient and ends the connection
+    Errors    nothing the peer sends raises: what is not understood is transient and ends the connection; a 503 to a
+              command that was in order is transient where commands were pipelined
     Security  what arrives between the 220 to STARTTLS and the handshake ends the connection (RFC 3207 §6)
     Standards RFC 5321 §4, RFC 1047, RFC 2033, RFC 2920, RFC 3030, RFC 3207, RFC 9422; XCLIENT of Postfix
     Bugs      a transaction is rendered before XCLIENT, should the peer offer less after it
@@ -27,6 +28,7 @@ DONE = 3  # value: Transaction; its verdicts are complete
 RETURNED = 4  # value: Transaction the peer never looked at; another connection may take it
 FAILED = 5  # value: verdict; there will be no READY
 CLOSE = 6  # value: None; close the connection, nothing more will be said
+OUT_OF_STEP = 7  # value: the reply's text; the peer offers PIPELINING but does not keep up with it
 
 # Kinds of verdict
 ACCEPTED = 0
@@ -39,11 +41,13 @@ Event = tuple[int, Any]
 _Reply = tuple[int, str, str]
 
 # What is waited for, the index into the caller's table of timeouts.
-WAIT_GREETING, WAIT_HELLO, WAIT_MAIL, WAIT_RCPT, WAIT_DATA, WAIT_FINAL, WAIT_QUIT, WAIT_NOTHING = range(8)
+(
+    WAIT_GREETING, WAIT_HELLO, WAIT_MAIL, WAIT_RCPT, WAIT_DATA, WAIT_FINAL, WAIT_QUIT, WAIT_TLS, WAIT_NOTHING,
+) = range(9)  # fmt: skip
 
 _GREETING, _EHLO, _HELO, _STARTTLS, _TLS, _XCLIENT, _READY, _QUIT, _CLOSED = range(9)
 _WAITING = (
-    WAIT_GREETING, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_HELLO, WAIT_NOTHING, WAIT_QUIT,
+    WAIT_GREETING, WAIT_HELLO, WAIT_HELLO, WAIT_TLS, WAIT_TLS, WAIT_HELLO, WAIT_NOTHING, WAIT_QUIT,
     WAIT_NOTHING,
 )  # fmt: skip
 
@@ -112,8 +116,8 @@ class SmtpClientMachine:
     """One connection's protocol state.  Never touches a socket; never waits."""
 
     __slots__ = (
-        "_dirty", "_draining", "_events", "_flight", "_held", "_hostname", "_out", "_parser", "_state", "_tls_mode",
-        "_xclient", "begun", "blind_octets", "capabilities", "depth", "finished", "lmtp", "tls",
+        "_dirty", "_draining", "_events", "_flight", "_held", "_hostname", "_out", "_parser", "_pipelining", "_state",
+        "_tls_mode", "_xclient", "begun", "blind_octets", "capabilities", "depth", "finished", "lmtp", "tls",
         "transactions_max",
     )  # fmt: skip
 
@@ -124,11 +128,13 @@ class SmtpClientMachine:
         lmtp: bool = False,
         tls_mode: str = "off",
         tls: bool = False,
+        pipelining: bool = True,
         depth: int = 2,
         blind_octets: int = 262_144,
         transactions_max: int = 0,
     ) -> None:
         self._hostname = hostname
+        self._pipelining = pipelining  # False: not even when it is offered
         self._tls_mode = tls_mode  # off | opportunistic | required | verify
         self._parser = ReplyParser()
         self._state = _GREETING
@@ -183,6 +189,12 @@ class SmtpClientMachine:
     @property
     def is_quitting(self) -> bool:
         return self._state == _QUIT
+
+    @property
+    def is_starting_tls(self) -> bool:
+        """STARTTLS was said, and nothing the peer said under TLS has arrived yet."""
+        state = self._state
+        return state in (_STARTTLS, _TLS) or (state == _EHLO and self.tls and self._tls_mode != "off")
 
     @property
     def is_spent(self) -> bool:
@@ -304,7 +316,7 @@ class SmtpClientMachine:
     def _on_ehlo(self, reply: _Reply) -> None:
         code = reply[0]
         if 200 <= code <= 299:
-            self.capabilities = parse_capabilities(reply[2])
+            self.capabilities = parse_capabilities(reply[2], pipelining=self._pipelining)
             limit = self.capabilities.transactions_max
             if limit and (not self.transactions_max or limit < self.transactions_max):
                 self.transactions_max = limit  # RFC 9422 §4.1
@@ -422,15 +434,33 @@ class SmtpClientMachine:
             t.stage = _MAIL
             if not self.capabilities.pipelining:
                 self._out.append(t.mail)
-        else:  # RSET refused: no way to know what the peer would do with our content
+        elif t.sent:  # the content went along, and the peer may take it: only the replies to come can tell
+            self._stop_pipelining(reply)
+            t.stage = _MAIL
+        else:  # no way to know what the peer would do with our content
             self._abandon((TRANSIENT, code, "4.5.0", f"RSET was refused: {code} {reply[2]}"))
+
+    def _stop_pipelining(self, reply: _Reply) -> None:
+        """The peer lost count: finish what is in flight, and begin nothing more on this connection."""
+        self._draining = True
+        if self._pipelining:
+            self._pipelining = False
+            self._emit(OUT_OF_STEP, verdict_of(reply)[3])
+
+    def _judge(self, reply: _Reply) -> Verdict:
+        """The verdict of a reply to a command that followed from those accepted before it."""
+        if reply[0] == 503 and self.capabilities.pipelining:
+            # RFC 5321 §4.2.2: "bad sequence of commands".  It was not: the peer's PIPELINING is broken, not the mail.
+            self._stop_pipelining(reply)
+            return (TRANSIENT, 503, "4.5.1", verdict_of(reply)[3])
+        return verdict_of(reply)
 
     def _on_mail_reply(self, t: Transaction, reply: _Reply) -> None:
         t.stage = _RCPT
         if 200 <= reply[0] <= 299:
             t.mail_accepted = True
         else:
-            t.refusal = verdict_of(reply)
+            t.refusal = self._judge(reply)
         if not self.capabilities.pipelining:
             if t.mail_accepted:
                 self._out.append(t.rcpts[0])
@@ -443,7 +473,7 @@ class SmtpClientMachine:
             if t.mail_accepted:
                 t.accepted.append(index)
         elif t.mail_accepted:
-            verdict = verdict_of(reply)
+            verdict = self._judge(reply)
             if reply[0] == 552:  # RFC 5321 §4.5.3.1.10: an old way to say 452, too many recipients
                 verdict = (TRANSIENT, 552, "4.5.3", reply[2])
             t.verdicts[index] = verdict
@@ -468,7 +498,7 @@ class SmtpClientMachine:
 
     def _on_data_reply(self, t: Transaction, reply: _Reply) -> None:
         if not 300 <= reply[0] <= 399:
-            t.refusal = t.refusal or verdict_of(reply)
+            t.refusal = t.refusal or (self._judge(reply) if t.accepted else verdict_of(reply))
             if t.refusal[0] == ACCEPTED:
                 t.refusal = (TRANSIENT, reply[0], "4.5.0", f"unexpected reply {reply[0]} {reply[2]}")
             self._finish(t)
@@ -492,7 +522,8 @@ class SmtpClientMachine:
             t.sent = True
 
     def _on_final_reply(self, t: Transaction, reply: _Reply) -> None:
-        verdict = verdict_of(reply)
+        accepted = t.accepted
+        verdict = self._judge(reply) if accepted else verdict_of(reply)
         if not t.sent:
             # The rest of the content cannot be taken back, and a final dot would make a message of what was sent.
             if verdict[0] == ACCEPTED:
@@ -503,7 +534,8 @@ class SmtpClientMachine:
             return
         if t.bdat and verdict[0] != ACCEPTED:
             self._dirty = True
-        accepted = t.accepted
+        elif t.refusal is not None:  # MAIL was refused, and still the peer took the content, for whomever
+            t.refusal = (*t.refusal[:3], t.refusal[3] + MAYBE_TWICE)
         if not self.lmtp or not accepted:
             for index in accepted:
                 t.verdicts[index] = verdict
@@ -543,7 +575,7 @@ class SmtpClientMachine:
         state = self._state
         self._state = _CLOSED
         # What would have followed from earlier replies of the same read is of no use now.
-        self._events = [event for event in self._events if event[0] in (DONE, RETURNED)]
+        self._events = [event for event in self._events if event[0] in (DONE, RETURNED, OUT_OF_STEP)]
         front = True
         for t in self._flight:
             if t.stage <= _MAIL and (not front or self.finished):

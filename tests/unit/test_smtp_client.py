@@ -330,9 +330,84 @@ def test_no_dot_for_a_peer_that_is_in_another_transaction() -> None:
     first = message(1)
     machine.begin(first)
     sent(machine)
-    events = machine.receive_data(b"503 nested MAIL\r\n250 ok\r\n354 go\r\n")
+    events = machine.receive_data(b"550 no\r\n250 ok\r\n354 go\r\n")
     assert events == [(client.DONE, first), (client.CLOSE, None)]
     assert sent(machine) == b""
+
+
+# -- peers that offer PIPELINING and break it ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("replies", "kinds_"),
+    [
+        (b"503 nested\r\n503 no MAIL\r\n503 no MAIL\r\n503 no RCPT\r\n", [TRANSIENT, TRANSIENT]),
+        (b"250 ok\r\n250 ok\r\n503 busy\r\n354 go\r\n250 ok\r\n", [ACCEPTED, TRANSIENT]),
+        (b"250 ok\r\n250 ok\r\n550 no\r\n503 sync\r\n", [TRANSIENT, PERMANENT]),
+        (b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n503 what?\r\n", [TRANSIENT, TRANSIENT]),
+    ],
+    ids=["MAIL", "RCPT", "DATA", "content"],
+)
+def test_503_to_what_was_in_order_is_the_peers_fault(replies: bytes, kinds_: list[int]) -> None:
+    """RFC 5321 §4.2.2: the mail waits; the connection ends; PIPELINING is to be left out."""
+    machine = opened("PIPELINING")
+    first = message(1, 2)
+    machine.begin(first)
+    events = machine.receive_data(replies)
+    assert [kind for kind, _ in events] == [client.OUT_OF_STEP, client.DONE]
+    assert kinds(first) == kinds_
+    assert machine.is_spent and not machine.can_begin
+    assert sent(machine).endswith(b"QUIT\r\n")
+
+
+def test_503_that_follows_from_a_refusal_is_in_order() -> None:
+    machine = opened("PIPELINING")
+    first = message(1)
+    machine.begin(first)
+    assert machine.receive_data(b"250 ok\r\n550 no\r\n503 no recipients\r\n") == [(client.DONE, first)]
+    assert machine.can_begin
+
+
+def test_503_without_pipelining_is_the_answer() -> None:
+    """There is no way to be more orderly."""
+    machine = opened("PIPELINING", pipelining=False)
+    assert not machine.capabilities.pipelining
+    first = message(1)
+    machine.begin(first)
+    assert sent(machine) == b"MAIL FROM:<m1@a>\r\n"
+    assert machine.receive_data(b"503 5.5.1 authenticate first\r\n") == [(client.DONE, first)]
+    assert first.verdicts == [(PERMANENT, 503, "5.5.1", "authenticate first")]
+
+
+def test_refused_rset_with_the_content_behind_it_is_heard_out() -> None:
+    """The peer may take that content: only its words tell, and a second copy would be our fault."""
+    machine = opened("PIPELINING", "CHUNKING")
+    first, second = message(1, bdat=True), message(2, bdat=True)
+    machine.begin(first)
+    machine.begin(second)
+    events = machine.receive_data(b"250 ok\r\n250 ok\r\n250 ok\r\n502 RSET?\r\n250 ok\r\n250 ok\r\n250 ok\r\n")
+    assert [kind for kind, _ in events] == [client.DONE, client.OUT_OF_STEP, client.DONE]
+    assert kinds(first) == kinds(second) == [ACCEPTED]
+    assert sent(machine).endswith(b"QUIT\r\n")
+
+
+def test_refused_rset_before_the_content_gives_the_message_back() -> None:
+    machine = opened("PIPELINING", "CHUNKING", blind_octets=1)
+    first, second = message(1, bdat=True), message(2, bdat=True)
+    machine.begin(first)
+    machine.receive_data(b"250 ok\r\n250 ok\r\n")
+    machine.begin(second)
+    events = machine.receive_data(b"250 ok\r\n502 RSET?\r\n250 ok\r\n250 ok\r\n")
+    assert events == [(client.DONE, first), (client.RETURNED, second), (client.CLOSE, None)]
+    assert not second.sent
+
+
+def test_content_taken_without_mail_may_be_twice() -> None:
+    machine = opened("PIPELINING", "CHUNKING")
+    first = message(1, bdat=True)
+    machine.begin(first)
+    machine.receive_data(b"450 4.3.0 no\r\n250 ok\r\n250 ok\r\n")
+    assert first.verdicts == [(TRANSIENT, 450, "4.3.0", "no" + client.MAYBE_TWICE)]
 
 
 def test_garbage_ends_it() -> None:
