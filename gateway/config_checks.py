@@ -16,8 +16,9 @@ import resource
 from collections.abc import Iterator
 
 from gateway.config_model import Config, ListenConfig, RouteConfig
+from gateway.mail.address import normal_domain
 from gateway.net.tls import KeyPair, TlsError
-from gateway.queue.routing import Route, normal_domain, normal_pattern, parse_next_hop, patterns_of
+from gateway.queue.routing import Route, normal_pattern, parse_next_hop, patterns_of
 
 KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote, urlsplit
 
-import idna
 import msgspec
 
 from gateway.config_model import DeliveryConfig, RouteConfig
+from gateway.mail.address import normal_domain, normal_mailbox
 
 ALLOWED = (
     "smtp://host[:25], smtps://host[:465], lmtp://host[:24], lmtp+unix:/path, http(s)://host/path, "
@@ -196,16 +196,6 @@ def patterns_of(domain: str) -> Sequence[str]:
     return patterns
 
 
-def normal_domain(domain: str) -> str:
-    """Lower case, A-labels (RFC 5890): the form in which domains are compared."""
-    if domain.isascii():
-        return domain.lower()
-    try:
-        return idna.encode(domain, uts46=True).decode()
-    except idna.IDNAError:
-        return domain.lower()
-
-
 def normal_pattern(pattern: str) -> str:
     """A domain, ".domain" or "*" of a route, in the form in which it is looked up."""
     bare = pattern.removeprefix(".")
@@ -216,10 +206,3 @@ def normal_pattern(pattern: str) -> str:
             f'domains: {pattern!r}: allowed are "example.org", ".example.org" (its subdomains), "*"'
         )
     return ("." if pattern != bare else "") + normal_domain(bare)
-
-
-def normal_mailbox(mailbox: str) -> str:
-    """For comparing mailboxes: RFC 5321 §2.4 lets only the final host fold the local part's case;
-    a list of recipients is that host's word, and all we know of fold it."""
-    local_part, _, domain = mailbox.rpartition("@")
-    return f"{local_part.lower()}@{normal_domain(domain)}"
