@@ -3,7 +3,7 @@
 One frozen Struct per section of the file.  The description of a field is the only documentation of
 its key: the commented file that `gateway init` writes and the messages of config.py are made of it.
 
-    Owns      Config and its sections
+    Owns      Config and its sections; those about accounts are in config_accounts.py
     Limits    sizes are octets (_octets), durations seconds (_s); 0 means "no limit" only where the
               description says so
     Standards RFC 5321 §4.5.3.1 (sizes), §4.5.3.2 (timeouts), §4.5.4.1 (retries), §6.3 (loops)
@@ -15,38 +15,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
+from gateway.config_accounts import AccountsConfig, AuthConfig
+from gateway.config_fields import DAY_S, MIB
+from gateway.config_fields import Section as _Section
+from gateway.config_fields import count as _count
+from gateway.config_fields import part as _part
+from gateway.config_fields import seconds as _seconds
+from gateway.config_fields import text as _text
 from gateway.config_values import Address, Networks
-
-MIB = 1024 * 1024
-DAY_S = 86400.0
 
 Durability = Literal["inline", "fsync", "memory"]
 Service = Literal["smtp", "lmtp", "http"]
 ListenTls = Literal["off", "starttls", "implicit"]
 RouteTls = Literal["off", "opportunistic", "required", "verify"]
-
-
-def _text(description: str) -> Meta:
-    return Meta(description=description)
-
-
-def _count(low: int, high: int, description: str) -> Meta:
-    return Meta(ge=low, le=high, description=description)
-
-
-def _part(description: str) -> Meta:
-    return Meta(ge=0.0, le=1.0, description=description)
-
-
-def _seconds(low: float, high: float, description: str) -> Meta:
-    return Meta(ge=low, le=high, description=description)
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Common settings of all sections."""
 
 
 class SniConfig(_Section, frozen=True, kw_only=True):
@@ -81,6 +64,13 @@ class TlsConfig(_Section, frozen=True, kw_only=True):
         _text(
             'PEM file of trusted authorities for routes with tls = "verify" and for https; '
             "absent: the system's"
+        ),
+    ] = None
+    client_ca_file: Annotated[
+        Path | None,
+        _text(
+            "PEM file of authorities whose client certificates we ask for; the e-mail address in "
+            "one is who the client is (SASL EXTERNAL); absent: clients are not asked"
         ),
     ] = None
     sni: Annotated[tuple[SniConfig, ...], _text("certificates by server name")] = ()
@@ -125,6 +115,9 @@ class ListenConfig(_Section, frozen=True, kw_only=True):
     max_message_octets: Annotated[
         int, _count(0, 2**40, "largest message here; 0: limits.message_octets")
     ] = 0
+    auth_mechanisms: Annotated[
+        tuple[str, ...], _text("SASL mechanisms here, the best first; empty: auth.mechanisms")
+    ] = ()
     mode: Annotated[
         int,
         Meta(ge=0, le=0o777, description="permissions of a unix socket", extra={"octal": True}),
@@ -411,6 +404,15 @@ class QueueConfig(_Section, frozen=True, kw_only=True):
             "the last one repeats (Postfix minimal_backoff_time: 300)",
         ),
     ] = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+    max_connections: Annotated[
+        int,
+        _count(
+            1,
+            1_000_000,
+            "connections of a worker to all SMTP and LMTP next hops together, and as many to web "
+            "hooks (Postfix default_process_limit 100, a process each; ours are 10 KiB)",
+        ),
+    ] = 1000
     inline_wait_s: Annotated[
         float,
         _seconds(
@@ -574,7 +576,7 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
     ] = "raw"
     http_headers: Annotated[
         dict[str, str], _text("http next hops: header fields to add, for tokens and the like")
-    ] = {}
+    ] = {}  # noqa: RUF012  (msgspec copies it)
     http_secret: Annotated[
         str, _text("http next hops: sign each request with HMAC-SHA256; empty: unsigned")
     ] = ""
@@ -670,6 +672,8 @@ class Config(_Section, frozen=True, kw_only=True):
     queue: QueueConfig = QueueConfig()
     delivery: DeliveryConfig = DeliveryConfig()
     route: tuple[RouteConfig, ...] = ()
+    accounts: AccountsConfig = AccountsConfig()
+    auth: AuthConfig = AuthConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -686,6 +690,7 @@ class Config(_Section, frozen=True, kw_only=True):
         """Open files and sockets that one worker may need."""
         default = self.delivery.max_connections
         out = sum((route.max_connections or default) * len(route.next_hop) for route in self.route)
+        out = min(out, 2 * self.queue.max_connections)
         return self.limits.sessions + out + 1024  # segments, listeners, control, DNS, HTTP
 
     @property
@@ -699,6 +704,10 @@ class Config(_Section, frozen=True, kw_only=True):
     @property
     def control_dir(self) -> Path:
         return self.state_dir / "control"
+
+    @property
+    def accounts_file(self) -> Path:
+        return self.state_dir / "accounts.db"
 
     @property
     def store_dir(self) -> Path:

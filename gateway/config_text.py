@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from gateway.config import plain
-from gateway.config_model import Config, SniConfig
+from gateway.config_model import Config
 from gateway.config_values import Address, Networks
 
 _HEAD = """\
@@ -54,9 +54,13 @@ def _table(name: str, hint: Any, values: Any) -> list[str]:
     blocks = ["\n" + _comment(" ".join((kind.__doc__ or "").split()))]
     if not repeated:
         blocks[0] += f"[{name}]\n"
-        blocks += _keys(kind, values or {}, skip={"sni"})
-        if name == "tls":
-            blocks.append(_sni_example())
+        inner = {
+            key: below
+            for key, value in get_type_hints(kind, include_extras=True).items()
+            if (below := _section_of(value)) is not None
+        }
+        blocks += _keys(kind, values or {}, skip=inner)
+        blocks += [_example(f"{name}.{key}", below) for key, below in inner.items()]
         return blocks
     for number, element in enumerate(values or []):
         if number == 0:
@@ -97,12 +101,28 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
     return field.default
 
 
-def _sni_example() -> str:
-    about = _comment((SniConfig.__doc__ or "") + "  Repeat the section for each:")
-    example = {"names": ["mail.example.org"], "certificate": "mail.pem", "key": "mail.key"}
-    return about + "".join(
-        ["# [[tls.sni]]\n", *(f"# {key} = {toml(value)}\n" for key, value in example.items())]
-    )
+# What the sections within sections may look like.
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "tls.sni": {"names": ["mail.example.org"], "certificate": "mail.pem", "key": "mail.key"},
+    "accounts.source": {"type": "passwd-file", "file": "/etc/dovecot/users"},
+    "auth.oauth": {"introspection_url": "https://login.example.org/introspect"},
+}
+
+
+def _example(name: str, kind: type[msgspec.Struct]) -> str:
+    """A section within a section: all its keys with what they mean, as a comment."""
+    repeated = name != "auth.oauth"
+    about = " ".join((kind.__doc__ or "").split())
+    text = _comment(about + ("  Repeat the section for each:" if repeated else ""))
+    text += f"# [[{name}]]\n" if repeated else f"# [{name}]\n"
+    text += "".join(f"# {key} = {toml(value)}\n" for key, value in _EXAMPLES[name].items())
+    hints = get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):
+        if field.name not in _EXAMPLES[name]:
+            default = _default(field)
+            shown = "" if default is None or default is msgspec.NODEFAULT else f" = {toml(default)}"
+            text += _comment(f"{field.name}{shown}: {plain(hints[field.name])[1].description}")
+    return text
 
 
 def _comment(text: str) -> str:
