@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.config_model import Config
 from gateway.delivery.agent import Agent, Listener
 from gateway.delivery.avoid import Avoid
+from gateway.delivery.budget import Budget
 from gateway.delivery.discard import DiscardAgent
 from gateway.delivery.local import MaildirAgent
 from gateway.delivery.smtp import SmtpAgent
@@ -47,11 +48,13 @@ class AgentFactory:
         self._contexts = contexts
         self._egress = egress
         self._avoid = Avoid()
+        self._budget = Budget(config.queue.max_connections)
         self._http: HttpSession | None = None  # made by the first http next hop
 
     def reload(self, config: Config) -> None:
         """Agents made from now on follow the new configuration."""
         self._config = config
+        self._budget.limit = config.queue.max_connections
 
     def make(self, route: Route, next_hop: NextHop, listener: Listener) -> Agent:
         """The agent for one next hop of one lane."""
@@ -71,7 +74,7 @@ class AgentFactory:
         from gateway.delivery.http import HttpAgent, HttpSession  # brings aiohttp: 13 MB
 
         if self._http is None:
-            self._http = HttpSession()
+            self._http = HttpSession(self._config.queue.max_connections)
         return HttpAgent(
             next_hop.url,
             session=self._http,
@@ -103,6 +106,7 @@ class AgentFactory:
             tls_ca_file=str(config.tls.ca_file or ""),
             contexts=self._contexts,
             avoid=self._avoid,
+            budget=self._budget,
             source_address=pool.next if pool is not None else None,
             messages_per_connection=route.messages_per_connection,
             xclient=route.config.xclient,

@@ -145,7 +145,7 @@ def _last(recipient: dict[str, Any]) -> str:
     if not recipient["reply"].strip():
         return ""
     peer = f"{recipient['peer'] or recipient['next_hop']}: "
-    return f"\n    {peer}{code}{recipient['reply']}"
+    return f", attempts: {recipient['attempts']}\n    {peer}{code}{recipient['reply']}"
 
 
 @command.command("show")

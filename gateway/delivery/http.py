@@ -56,14 +56,15 @@ DEFERRED_STATUS = frozenset({401, 407, 408, 425, 429})
 class HttpSession:
     """The connection pool that all web hooks of a worker share."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
 
     def get(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # No limit here: each agent keeps its own.  No cookies: requests are independent.
+            # Each agent keeps its own limit, too.  No cookies: requests are independent.
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=self._max_connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )

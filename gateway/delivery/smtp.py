@@ -48,6 +48,7 @@ class SmtpAgent:
         self.lmtp = next_hop.scheme in ("lmtp", "lmtp+unix")
         self.implicit_tls = next_hop.scheme == "smtps"
         self.is_closing = False
+        self.is_giving_up = False  # the next connection that is free is to be closed: others have none
         self._accepted = DELIVERED if self.lmtp else RELAYED
         self._settings = settings
         self._listener = listener
@@ -102,6 +103,7 @@ class SmtpAgent:
 
     def close(self) -> None:
         self.is_closing = True
+        self._settings.budget.forget(self)
         self._give_back()
         for connection in list(self._connections):
             if connection.machine.is_ready:
@@ -123,7 +125,7 @@ class SmtpAgent:
                 self._begin(connection)
                 if not connection.is_retired and connection.can_begin:
                     self._list(connection)
-            elif full or self._opening >= len(waiting):
+            elif full or self._opening >= len(waiting) or not self._settings.budget.take(self):
                 return
             else:
                 self._opening += 1
@@ -178,6 +180,22 @@ class SmtpAgent:
             if not connection.is_ready:
                 self._opening -= 1
 
+    # -- what the budget asks -----------------------------------------------------------------------------------------
+
+    def give_up_idle(self) -> bool:
+        for connection in self._idle:
+            if connection.is_idle:
+                self.retire(connection)
+                connection.drain()
+                return True
+        return False
+
+    def give_up_next(self) -> None:
+        self.is_giving_up = True
+
+    def on_budget(self) -> None:
+        self._dispatch()
+
     # -- what connections report --------------------------------------------------------------------------------------
 
     def on_ready(self, connection: SmtpConnection) -> None:
@@ -196,6 +214,11 @@ class SmtpAgent:
 
     def on_room(self, connection: SmtpConnection) -> None:
         """The connection can begin a delivery."""
+        if self.is_giving_up and (connection.machine.finished or not self._waiting):
+            self.is_giving_up = False  # only after it was of use: else nobody would ever get on
+            self.retire(connection)
+            connection.drain()
+            return
         if len(self._connections) > self._concurrency:
             if connection.held == 0:
                 self.retire(connection)
@@ -253,6 +276,7 @@ class SmtpAgent:
         """The connection is closed; with `failure` it never became ready."""
         self.retire(connection)
         self._retired.discard(connection)
+        self._settings.budget.give()
         if failure is not None:
             self._reopen_at = self._loop.time() + REOPEN_S
             if not self.is_closing:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gateway._native import DataEncoder
 from gateway.config_model import DeliveryConfig
 from gateway.delivery.avoid import PIPELINING, STARTTLS, Avoid
+from gateway.delivery.budget import Budget
 from gateway.delivery.negotiate import STREAM_OCTETS, Delivery, must_wait, prepare
 from gateway.net.connection import Connection, DeadlineSweep, as_protocol
 from gateway.net.dns import DnsError
@@ -67,9 +68,9 @@ class SmtpSettings:
     """What the connections of one route have in common."""
 
     __slots__ = (
-        "avoid", "avoid_pipelining_s", "avoid_tls_s", "connect_s", "contexts", "data_block_s", "depth", "hostname",
-        "idle_s", "messages_per_connection", "resolve", "source_address", "sweep", "timeouts", "tls", "tls_ca_file",
-        "tls_handshake_s", "tls_name", "xclient",
+        "avoid", "avoid_pipelining_s", "avoid_tls_s", "budget", "connect_s", "contexts", "data_block_s", "depth",
+        "hostname", "idle_s", "messages_per_connection", "resolve", "source_address", "sweep", "timeouts", "tls",
+        "tls_ca_file", "tls_handshake_s", "tls_name", "xclient",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,7 @@ class SmtpSettings:
         tls_ca_file: str = "",
         contexts: TlsContexts | None = None,
         avoid: Avoid | None = None,
+        budget: Budget | None = None,
         source_address: Callable[[int], str | None] | None = None,
         messages_per_connection: int = 0,
         xclient: bool = False,
@@ -102,6 +104,7 @@ class SmtpSettings:
             QUIT_S, config.tls_handshake_s,
         )  # fmt: skip
         self.avoid = Avoid() if avoid is None else avoid
+        self.budget = Budget(config.max_connections) if budget is None else budget
         self.avoid_tls_s = config.avoid_tls_s
         self.avoid_pipelining_s = config.avoid_pipelining_s
         self.tls = tls  # off | opportunistic | required | verify

@@ -44,7 +44,7 @@ MakeAgent = Callable[[Route, NextHop, Listener], Agent]
 class Task(Job):
     """A message's unsettled recipients in one lane: what is scheduled."""
 
-    __slots__ = ("answer", "error", "order", "siblings", "state", "timer")
+    __slots__ = ("answer", "error", "failures_before", "order", "siblings", "state", "timer")
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Task(Job):
         self.state = READY
         self.siblings: list[Task] | None = None  # all tasks of the message, when it has several
         self.timer: Timer | None = None  # when DEFERRED_TASK
+        self.failures_before = 0  # of its lane to connect, when it joined
         self.order: Callable[[Task], None] | None = None  # an operator's, for when it stops running
         self.error: Outcome | None = None  # of the last attempt
         # durability "inline": who waits for the outcomes; such a task is tried once.
@@ -269,6 +270,7 @@ class Lane:
         self.paused = False
         self.retired = False  # a reload replaced it
         self.last_error: Outcome | None = None
+        self.failures = 0  # to connect to a next hop, since the start
         self.recipients_done = [0] * 6  # by final state, for statistics
         self.deferrals = 0
         self._timers = timers
@@ -292,6 +294,7 @@ class Lane:
         """The task is ready: it goes as soon as it may."""
         task.state = READY
         task.lane = self
+        task.failures_before = self.failures
         self.ready += 1
         if self.ready == 1 and not self._pumping and not self.paused and self._rate is None:
             hop = self._find_hop()  # the ordinary case: nobody waits, so nothing to be fair about
@@ -392,6 +395,7 @@ class Lane:
 
     def on_hop_down(self, reason: Outcome) -> None:
         self.last_error = reason
+        self.failures += 1
         now = self.clock.monotonic()
         if all(hop.down_until > now for hop in self.hops):
             again, self.is_down = self.is_down, True

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from gateway.delivery.agent import failed
-from gateway.queue.lanes import DEFERRED_TASK, HELD, RUNNING, STATE_NAMES, Lane, Task
+from gateway.delivery.agent import Outcome, failed
+from gateway.queue.lanes import DEFERRED_TASK, HELD, READY, RUNNING, STATE_NAMES, Lane, Task
 from gateway.queue.routing import parse_next_hop
-from gateway.queue.scheduler import Scheduler, detail_of
+from gateway.queue.scheduler import Detail, Scheduler, detail_of
 from gateway.spool.message import Stored
 from gateway.spool.record import PENDING
 from gateway.spool.record import STATE_NAMES as RECIPIENT_STATES
@@ -222,18 +222,21 @@ class Operations:
             detail = detail_of(stored, index)
             lane: Lane | None = task.lane if task is not None else None
             reply, peer, code = "", "", 0
-            error = task.error if task is not None else None
-            if error is None and lane is not None and lane.is_down:
-                error = lane.last_error  # why it was not even tried
-            if detail is not None:
-                reply, peer, code = f"{detail.enhanced} {detail.text}", detail.peer, detail.code
-            elif error is not None:
+            attempts = stored.attempts[index]
+            error: Outcome | Detail | None = detail
+            if detail is None and task is not None:
+                error = task.error
+            if task is not None and task.state in (READY, RUNNING) and lane is not None:
+                attempts += lane.failures - task.failures_before
+                if lane.is_down:
+                    error = lane.last_error  # why it is not even tried
+            if error is not None:
                 reply, peer, code = f"{error.enhanced} {error.text}", error.peer, error.code
             yield {
                 "forward_path": recipient.forward_path,
                 "state": RECIPIENT_STATES[stored.states[index]],
                 "doing": STATE_NAMES[task.state] if task is not None else "",
-                "attempts": stored.attempts[index],
+                "attempts": attempts,  # transactions, and failed connections while it waited for one
                 "next_hop": lane.name if lane is not None else "",
                 "code": code,
                 "reply": reply,

@@ -6,6 +6,7 @@ Standards RFC 5321 §4.5.3.2, §5.1; RFC 1047, RFC 2033, RFC 3207, RFC 7435, RFC
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
 import ssl
@@ -22,6 +23,7 @@ from unit.smtp_rig import CONTENT, PREFIX, agent_for, job, modelled, scripted, s
 
 from gateway.config_model import DeliveryConfig
 from gateway.delivery.agent import BOUNCED, DEFERRED, DELIVERED, RELAYED
+from gateway.delivery.budget import Budget
 from gateway.net.connection import DeadlineSweep
 from gateway.net.tls import TlsContexts
 
@@ -621,3 +623,56 @@ async def test_smtp_sink(options: tuple[str, ...], scheme: str, state: int, code
         answers = await lane.answers(20)
         states = {(o.state, o.code) for outcomes in answers for o in outcomes}
         assert states == {(state, code)}
+
+
+# -- all next hops together --------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Servers that know how many connections all of them have."""
+
+    def __init__(self) -> None:
+        self.open = self.most = 0
+
+    def around(self, make: Callable[[], ModelServer]) -> Any:
+        serve = modelled(make)
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.open += 1
+            self.most = max(self.most, self.open)
+            try:
+                await serve(reader, writer)
+            finally:
+                self.open -= 1
+
+        return handle
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@on_loop
+async def test_agents_share_a_budget_of_connections(limit: int) -> None:
+    """Idle ones give way at once, busy ones between two messages; nobody starves, the limit holds."""
+    count, budget = Counted(), Budget(limit)
+    plans = [Plan() for _ in range(90)]
+    async with contextlib.AsyncExitStack() as stack:
+        lanes = []
+        for _ in range(3):
+            _, make = model(plans, "PIPELINING")
+            port = await stack.enter_async_context(serving(count.around(make)))
+            url = f"smtp://127.0.0.1:{port}"
+            lanes.append(
+                await stack.enter_async_context(agent_for(url, concurrency=2, budget=budget))
+            )
+        for number, (agent, lane) in enumerate(lanes):  # one after the other: the last ones' idle ones are closed
+            agent.submit(job(number), lane.done)
+            await lane.answers(1)
+        for number in range(3, 33):
+            for agent, lane in lanes:
+                agent.submit(job(number), lane.done)
+        for _, lane in lanes:
+            assert all(o[0].state == RELAYED for o in await lane.answers(31))
+            assert not lane.failures
+        # A peer may see our next connection before it sees the end of the last.
+        assert budget.open <= limit
+        assert count.most <= limit + 2
+    assert budget.open == 0

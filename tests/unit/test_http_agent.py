@@ -54,7 +54,7 @@ class Ear:
 
 @asynccontextmanager
 async def receiver(**options):
-    hook, ear, session = Hook(), Ear(), HttpSession()
+    hook, ear, session = Hook(), Ear(), HttpSession(1000)
     app = web.Application(client_max_size=1 << 30)
     app.router.add_post("/in", hook.receive)
     runner = web.AppRunner(app)
@@ -178,7 +178,7 @@ def test_no_connection_gives_the_job_back():
             with socket.socket() as taken:
                 taken.bind(("127.0.0.1", 0))
                 url = f"http://127.0.0.1:{taken.getsockname()[1]}/in"
-                agent = HttpAgent(url, session=HttpSession(), listener=r.ear)
+                agent = HttpAgent(url, session=HttpSession(1000), listener=r.ear)
                 agent.set_concurrency(1)
                 assert await post(agent, job()) == []
                 await agent._session.close()
@@ -207,7 +207,7 @@ def test_a_receiver_that_hangs_up():
 
         server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        session = HttpSession()
+        session = HttpSession(1000)
         agent = HttpAgent(f"http://127.0.0.1:{port}/", session=session, listener=Ear())
         (outcome,) = await post(agent, job())
         assert outcome.state == DEFERRED

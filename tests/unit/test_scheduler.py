@@ -608,6 +608,27 @@ def test_lists_stats_and_ages():
     assert ages["lanes"]["smtp://relay:25"][:4] == [1, 0, 2, 0]
 
 
+def test_lists_tell_of_connections_that_fail():
+    """Mail that waits for a next hop that is down shows how often it was tried, and what was the matter last."""
+    lab = Lab(connect_retry_s=(100.0,), retry_s=(10.0,))
+    lab.answer = lambda job: [LATER]
+    deferred = lab.send("old@example.org")  # heard 4.2.1, and comes back while the next hop is down
+    lab.answer = None
+    lab.agent().answer = None
+    lab.agent().unreachable = REFUSED
+    first = lab.send("a@example.org")
+    lab.clock.advance(330)
+    late = lab.send("late@example.org")
+    queue = Operations(lab.scheduler)
+    shown = [queue.show(stored.queue_id)["recipients"][0] for stored in (first, deferred, late)]
+    assert [recipient["attempts"] for recipient in shown] == [4, 1 + 3, 0]
+    assert {recipient["reply"] for recipient in shown} == {"4.4.1 connection refused"}
+    lab.agent().unreachable = None
+    lab.agent().answer = lambda job: [OK]
+    lab.clock.advance(200)
+    assert queue.list()["total"] == 0
+
+
 # -- inline ----------------------------------------------------------------------------------------
 
 

@@ -335,7 +335,7 @@ def test_no_dot_for_a_peer_that_is_in_another_transaction() -> None:
     assert sent(machine) == b""
 
 
-# -- peers that offer PIPELINING and break it ---------------------------------------------------------------------------
+# -- peers that offer PIPELINING and break it --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
