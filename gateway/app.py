@@ -98,7 +98,10 @@ class Worker:
         self.log.attach(loop)
         bridge_logging(self.log)
         self.sweep = DeadlineSweep()
-        self.resolver = Resolver(timeout_s=config.dns.timeout_s, cache_max=config.dns.cache_max)
+        dns = config.dns
+        self.resolver = Resolver(
+            timeout_s=dns.timeout_s, cache_max=dns.cache_max, stale_s=dns.stale_s, threads=dns.threads
+        )
         self.netlink = Netlink()
         self.egress = Egress(self.netlink)
         self.tls = TlsContexts(
@@ -204,6 +207,7 @@ class Worker:
         self.queue_poll.close()
         self.egress.close()
         self.netlink.close()
+        self.resolver.close()
         if self._lag_timer is not None:
             self._lag_timer.cancel()
         self.spool.close()

@@ -20,6 +20,8 @@ from gateway.mail.address import normal_domain
 from gateway.net.tls import KeyPair, TlsError
 from gateway.queue.routing import Route, normal_pattern, parse_next_hop, patterns_of
 
+EXPIRES_SOON_DAYS = 14.0  # ACME clients renew 30 days before: something went wrong by then
+
 KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
 
@@ -235,19 +237,22 @@ def warnings_for(config: Config) -> list[str]:
     for listen in config.listen:
         if listen.service == "http" and not listen.address.is_loopback and listen.tls == "off":
             found.append(f"listen {listen.address}: HTTP in clear on a public address")
-    keys = [(config.tls.certificate, config.tls.key)]
-    keys += [(sni.certificate, sni.key) for sni in config.tls.sni]
-    for certificate, key in keys:
+    keys = [("tls", config.tls.certificate, config.tls.key)]
+    keys += [
+        (f"tls.sni[{index}]", sni.certificate, sni.key) for index, sni in enumerate(config.tls.sni)
+    ]
+    for section, certificate, key in keys:
         if certificate is not None and key is not None:
-            found += _warn_pair(KeyPair.read(certificate, key))
+            found += _warn_pair(section, KeyPair.read(certificate, key))
     return found
 
 
-def _warn_pair(pair: KeyPair) -> Iterator[str]:
+def _warn_pair(section: str, pair: KeyPair) -> Iterator[str]:
     days = pair.days_left()
+    advice = "put a new one there and send SIGHUP"
     if days < 0:
-        yield f"{pair.certificate_file}: expired {-days:.0f} days ago"
-    elif days < 14:
-        yield f"{pair.certificate_file}: expires in {days:.0f} days"
+        yield f"{section}.certificate: {pair.certificate_file} expired {-days:.0f} days ago; {advice}"
+    elif days < EXPIRES_SOON_DAYS:
+        yield f"{section}.certificate: {pair.certificate_file} expires in {days:.0f} days; {advice}"
     if os.stat(pair.key_file).st_mode & 0o004:
-        yield f"{pair.key_file}: everybody on this host can read the key; chmod 600 it"
+        yield f"{section}.key: {pair.key_file}: everybody on this host can read the key; chmod 600 it"

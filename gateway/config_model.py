@@ -637,7 +637,24 @@ class DnsConfig(_Section, frozen=True, kw_only=True):
     """How names are resolved."""
 
     timeout_s: Annotated[float, _seconds(0.1, 60.0, "one query (resolv.conf(5): 5 s)")] = 5.0
-    cache_max: Annotated[int, _count(0, 10**7, "answers kept, each for its TTL")] = 10_000
+    cache_max: Annotated[int, _count(0, 10**7, "answers kept, each for a minute")] = 10_000
+    stale_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            30 * DAY_S,
+            "while name servers fail: answers are used for so much longer (RFC 8767 §5: 1 to 3 days)",
+        ),
+    ] = DAY_S
+    threads: Annotated[
+        int,
+        _count(
+            1,
+            256,
+            "names asked for at once; a silent name server keeps one for 10 s (resolv.conf(5): two "
+            "tries of 5 s)",
+        ),
+    ] = 16
 
 
 class Config(_Section, frozen=True, kw_only=True):

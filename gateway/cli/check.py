@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -10,6 +12,8 @@ from gateway.cli.common import USAGE, config_option, json_option, print_json, pr
 from gateway.config import ConfigError, load
 from gateway.config_checks import warnings_for
 from gateway.config_model import Config
+from gateway.net.egress import missing
+from gateway.net.netlink import Netlink, NetlinkError
 
 
 @click.command("check")
@@ -26,7 +30,7 @@ def command(config_file: str, as_json: bool) -> None:
         else:
             click.echo(str(error), err=True)
         sys.exit(USAGE)
-    warnings = warnings_for(config)
+    warnings = [*warnings_for(config), *_source_warnings(config)]
     if as_json:
         print_json(
             {"file": config_file, "ok": True, "errors": [], "warnings": warnings, **_facts(config)}
@@ -65,6 +69,26 @@ def command(config_file: str, as_json: bool) -> None:
     click.echo(f"\nmay relay: {', '.join(config.access.relay_from) or 'nobody'}")
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+
+
+def _source_warnings(config: Config) -> Iterator[str]:
+    """Source addresses that this host does not have, or not on a link that is up."""
+    if not any(route.source_addresses for route in config.route):
+        return
+    netlink = Netlink()
+    try:
+        up = asyncio.run(netlink.addresses())
+    except NetlinkError as error:
+        yield f"route.source_addresses: the addresses of this host cannot be read: {error}"
+        return
+    finally:
+        netlink.close()
+    for index, route in enumerate(config.route):
+        for address in missing(route.source_addresses, up):
+            yield (
+                f"route[{index}].source_addresses: {address} is not up on this host; it is left out, and "
+                "without another of its family the mail waits"
+            )
 
 
 def _facts(config: Config) -> dict[str, object]:
