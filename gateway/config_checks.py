@@ -179,6 +179,8 @@ def _check_amounts(config: Config) -> Iterator[Problem]:
         yield ("trace", "keep_octets"), "must hold at least one file: trace.file_octets is more"
     if config.delivery.initial_connections > config.delivery.max_connections:
         yield ("delivery", "initial_connections"), "is more than delivery.max_connections"
+    if 0.0 < config.limits.heartbeat_s < 1.0:
+        yield ("limits", "heartbeat_s"), "must be 0, or at least a second: a busy loop may pause"
     spool = config.spool
     if spool.segment_octets % 4096:
         yield ("spool", "segment_octets"), "must be a multiple of 4096"

@@ -258,6 +258,15 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
             "relay_from",
         ),
     ] = 0.0
+    heartbeat_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            86_400.0,
+            "a worker whose event loop does not turn for so long is killed and started again (Erlang's "
+            "heart: 60 s; our longest pause is far below 1 s); 0: never",
+        ),
+    ] = 60.0
     memory_octets: Annotated[
         int,
         _count(
@@ -583,9 +592,45 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
 
 
 class StoreConfig(_Section, frozen=True, kw_only=True):
-    """Where `store:` keeps mail: one Maildir per mailbox, <directory>/<domain>/<local-part>."""
+    """Where `store:` keeps mail: mailboxes that POP3 and IMAP read.  Amounts are per worker."""
 
     directory: Annotated[Path | None, _text("absent: store in state_dir")] = None
+    threads: Annotated[
+        int, _count(1, 256, "accounts worked on at once; they wait for the disk most of the time")
+    ] = 4
+    open_accounts: Annotated[
+        int,
+        _count(
+            1, 100_000, "accounts kept open (4 descriptors and up to 1.5 MiB each); more are reopened"
+        ),
+    ] = 256
+    batch_messages: Annotated[
+        int, _count(1, 10_000, "deliveries to one account that share a transaction and its sync")
+    ] = 100
+    batch_octets: Annotated[
+        int, _count(65536, 1024 * MIB, "the same, of their content; one message may be larger")
+    ] = 8 * MIB
+    waiting_octets: Annotated[
+        int,
+        _count(65536, 2**40, "content of deliveries that wait; above it they are told to come again"),
+    ] = 64 * MIB
+    mailboxes: Annotated[
+        int, _count(10, 1_000_000, "mailboxes of one account; more get NO [LIMIT] (RFC 5530)")
+    ] = 10_000
+    special_use: Annotated[
+        dict[str, str],
+        _text("mailboxes a new account begins with, and what they are for (RFC 6154)"),
+    ] = {  # noqa: RUF012  (msgspec copies it)
+        "Archive": "\\Archive",
+        "Drafts": "\\Drafts",
+        "Junk": "\\Junk",
+        "Sent": "\\Sent",
+        "Trash": "\\Trash",
+    }
+    over_quota: Annotated[
+        Literal["defer", "reject"],
+        _text('mail for a full account: tried again until queue.expire_s (4.2.2), or 552 5.2.2'),
+    ] = "defer"
 
 
 class LogConfig(_Section, frozen=True, kw_only=True):

@@ -4,7 +4,9 @@
     Files     state_dir/lock: held by us and, through the fork, by every worker: a partition of the
               spool never has two owners, not even when we are killed and started again at once (the
               new one then waits until the workers that were left behind are gone)
-    Limits    a worker that dies is started again after 1 s, doubling to 30 s
+    Limits    a worker that dies is started again after 1 s, doubling to 30 s; one whose loop does not turn for
+              limits.heartbeat_s is made to die (heartbeat.py): SIGABRT, so that it says on stderr where it is,
+              then SIGKILL
     Errors    StartError: nothing was started; a refused reload is logged, the old configuration stays
     Blocking  it may: it serves nobody.  No event loop, no threads: it forks
     Security  the only process that may be root; it reads the configuration and keys, binds ports and
@@ -17,6 +19,7 @@ opens the log file again.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import os
@@ -34,6 +37,7 @@ import msgspec
 from gateway import systemd
 from gateway.config import ConfigError, load
 from gateway.config_model import Config, ListenConfig
+from gateway.heartbeat import Heartbeats, state_of
 from gateway.log import Log, wants_text
 from gateway.log_sink import Sink
 from gateway.net.listener import bind
@@ -75,6 +79,7 @@ class _Worker:
         self.restarts = 0
         self.started_at = 0.0
         self.start_at = 0.0  # time.monotonic() of the next start, when not running
+        self.kill_at = 0.0  # time.monotonic(), after SIGABRT
         self.backoff_s = BACKOFF_FIRST_S
 
 
@@ -95,6 +100,7 @@ class Supervisor:
         self._sockets: dict[str, list[socket.socket]] = {}  # address → one for each worker
         self._workers = [_Worker(index) for index in range(config.worker_count)]
         self._selector = selectors.DefaultSelector()
+        self._heartbeats = Heartbeats()
         self._stop_at = 0.0  # time.monotonic() at which workers that still run are killed
         self._notified = False
         self._lock = -1
@@ -116,6 +122,7 @@ class Supervisor:
                 self._wait(watchdog_s)
                 systemd.notify("WATCHDOG=1") if watchdog_s else None
                 self._restart_due()
+                self._kill_hanging()
                 self._kill_late()
         finally:
             signal.set_wakeup_fd(-1)
@@ -217,7 +224,7 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # pages that the collector does not touch stay shared
         worker.started_at = time.monotonic()
-        worker.ready, worker.reports = False, WorkerReports()
+        worker.ready, worker.reports, worker.kill_at = False, WorkerReports(), 0.0
         pid = os.fork()
         if pid == 0:
             os._exit(self._child(worker, ours, theirs))
@@ -233,6 +240,8 @@ class Supervisor:
         """The life of a worker; its exit code.  Nothing may leave: the stack below is the parent's."""
         try:
             self._leave_parent(worker, ours)
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # no stderr
+                faulthandler.enable()  # a crash and SIGABRT show where every thread is
             with contextlib.suppress(OSError):  # for ps and top; at most 15 octets
                 Path("/proc/self/comm").write_text(f"gateway-{worker.index}")
             become(self._config)
@@ -242,7 +251,7 @@ class Supervisor:
                 config=self._config,
                 keys=self._keys,
                 sockets=dict(enumerate(mine[name] for name in names_of(self._config))),
-                link=WorkerLink(theirs, mine),
+                link=WorkerLink(theirs, mine, self._config.limits.heartbeat_s),
                 log_fd=self._log_fd,
                 orphans=orphans_of(self._config) if worker.index == 0 else [],
                 restarts=worker.restarts,
@@ -282,6 +291,8 @@ class Supervisor:
         due = [worker.start_at for worker in self._workers if not worker.pid and not self._stop_at]
         due += [self._stop_at] if self._stop_at else []
         due += [time.monotonic() + watchdog_s / 2] if watchdog_s else []
+        due += [self._heartbeats.next_at] if self._heartbeats.next_at else []
+        due += [worker.kill_at for worker in self._workers if worker.pid and worker.kill_at]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
         for key, _ in self._selector.select(timeout):
             if key.data is None:
@@ -311,7 +322,9 @@ class Supervisor:
             self._forget_link(worker)  # it is dying: SIGCHLD follows
             return
         for kind, text in reports:
-            if kind == "ready":
+            if kind == "alive":
+                self._heartbeats.beat(worker.pid)
+            elif kind == "ready":
                 worker.ready = True
                 self.log.event(
                     "worker_up",
@@ -347,6 +360,7 @@ class Supervisor:
         self._forget_link(worker)
         worker.ready = False
         pid, worker.pid = worker.pid, 0
+        self._heartbeats.forget(pid)
         fields = {"worker_index": worker.index, "pid": pid}
         if self._stop_at:
             self.log.event("worker_exited", **fields, code=code)
@@ -379,6 +393,25 @@ class Supervisor:
         for worker in self._workers:
             if not worker.pid and worker.start_at <= time.monotonic():
                 self._start(worker)
+
+    def _kill_hanging(self) -> None:
+        now = time.monotonic()
+        heartbeat_s = self._config.limits.heartbeat_s
+        hanging = self._heartbeats.tick(0.0 if self._stop_at else heartbeat_s)
+        for worker in self._workers:
+            if worker.pid in hanging:
+                self.log.error(
+                    "worker_hangs",
+                    worker_index=worker.index,
+                    pid=worker.pid,
+                    reason=f"its event loop did not turn for {heartbeat_s:g} s (limits.heartbeat_s)",
+                    state=state_of(worker.pid),
+                )
+                os.kill(worker.pid, signal.SIGABRT)
+                worker.kill_at = now + KILL_GRACE_S
+            elif worker.pid and worker.kill_at and worker.kill_at <= now:
+                os.kill(worker.pid, signal.SIGKILL)
+                worker.kill_at = 0.0
 
     # -- what we are told --------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.config_model import Config
+from gateway.heartbeat import interval_s
 from gateway.log import Log, wants_text
 from gateway.log_sink import Sink
 from gateway.net.tls import KeyPair
@@ -32,6 +33,7 @@ SEND_S = 10.0  # a worker that does not read for so long hangs
 
 _HEADER = struct.Struct("!IH")  # octets that follow, descriptors that come along
 
+Kind = Literal["ready", "alive", "reloaded", "failed"]
 Sockets = dict[int, list[socket.socket]]  # by index in config.listen
 
 
@@ -102,8 +104,15 @@ class WorkerContext:
 class WorkerLink:
     """The worker's end."""
 
-    def __init__(self, sock: socket.socket, addresses: dict[str, list[socket.socket]]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        addresses: dict[str, list[socket.socket]],
+        heartbeat_s: float = 0.0,
+    ) -> None:
         self._socket = sock
+        self._heartbeat_s = heartbeat_s  # limits.heartbeat_s
+        self._next_beat: asyncio.TimerHandle | None = None
         self._addresses = addresses  # what we listen on, by the supervisor's name for it
         self._buffer = bytearray()
         self._fds: list[int] = []
@@ -128,13 +137,25 @@ class WorkerLink:
         loop.add_reader(self._socket.fileno(), self._readable)
         loop.add_signal_handler(signal.SIGTERM, on_stop)
 
-    def report(self, kind: Literal["ready", "reloaded", "failed"], text: str = "") -> None:
-        """Tell the supervisor: doors are open, or what became of the reload."""
+    def report(self, kind: Kind, text: str = "") -> None:
+        """Tell the supervisor: doors are open (and from now on that the loop turns), or how a reload went."""
+        if kind == "ready":
+            self._beat()
         line = msgspec.json.encode({"kind": kind, "text": text[:4096]}) + b"\n"
         with contextlib.suppress(OSError):  # it died, or is as good as dead
             self._socket.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
+    def _beat(self) -> None:
+        if self._next_beat is not None:
+            self._next_beat.cancel()
+            self._next_beat = None
+        if self._heartbeat_s and self._loop is not None:
+            self.report("alive")
+            self._next_beat = self._loop.call_later(interval_s(self._heartbeat_s), self._beat)
+
     def close(self) -> None:
+        if self._next_beat is not None:
+            self._next_beat.cancel()
         if self._loop is not None:
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
@@ -173,6 +194,8 @@ class WorkerLink:
             known = self._addresses
             self._addresses = {n: [fresh[n]] if n in fresh else known[n] for n in names}
             sockets = {index: self._addresses[name] for index, name in enumerate(names)}
+            self._heartbeat_s = config.limits.heartbeat_s
+            self._beat()
             failed = self._on_reload(Reload(config, keys, sockets))
             self.report("failed" if failed else "reloaded", failed or "")
 
@@ -191,7 +214,7 @@ def send_to_worker(
 
 
 class _Report(msgspec.Struct):
-    kind: Literal["ready", "reloaded", "failed"]
+    kind: Kind
     text: str = ""
 
 

@@ -54,6 +54,10 @@ async def serve(context):
         command = await reader.readline()
         if command == b"die\\n":
             os._exit(7)
+        if command == b"sleep\\n":
+            import time; time.sleep(60)
+        while command == b"spin\\n":
+            pass
         if command == b"log\\n":
             log.event("asked")
             log.flush()
@@ -109,6 +113,7 @@ class Running:
             env=os.environ | {"PYTHONPATH": os.getcwd()} | environment,
         )
         self.lines: list[dict[str, Any]] = []
+        self.text: list[bytes] = []  # the same and whatever else was said
         self._rest = b""
 
     def wait_for(self, event: str, count: int = 1, timeout_s: float = 20.0) -> list[dict[str, Any]]:
@@ -128,7 +133,8 @@ class Running:
             data = os.read(descriptor, 65536)
             assert data, (self.lines, self._rest)
             *lines, self._rest = (self._rest + data).split(b"\n")
-            self.lines += [json.loads(line) for line in lines if line]
+            self.text += lines
+            self.lines += [json.loads(line) for line in lines if line.startswith(b"{")]
 
     def address(self, configured: str) -> tuple[str, int]:
         for line in self.wait_for("listening"):
@@ -348,6 +354,50 @@ def test_a_worker_that_does_not_drain_is_killed(start: Start) -> None:
     running.signal(signal.SIGINT)  # a second request does not wait
     running.wait_for("worker_killed")
     assert running.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["sleep", "spin"])
+def test_a_worker_that_hangs_is_killed_and_started_again(start: Start, how: str) -> None:
+    """Blocked or busy: its loop does not turn.  The others are not touched; the log says why, stderr where."""
+    running = start(config("[limits]\nheartbeat_s = 1.5"))
+    running.wait_for("ready")
+    address = running.address("127.0.0.1:0")
+    with connect(address) as sock:
+        victim = json.loads(sock.makefile().readline())
+        sock.sendall(how.encode() + b"\n")
+        hangs = running.wait_for("worker_hangs")[0]
+    assert (hangs["pid"], hangs["worker_index"]) == (victim["pid"], victim["index"])
+    assert "limits.heartbeat_s" in hangs["reason"]
+    assert hangs["state"] == ("S" if how == "sleep" else "R")
+    died = running.wait_for("worker_died")[0]
+    assert (died["pid"], died["reason"]) == (victim["pid"], "SIGABRT")
+    assert any(b"Current thread" in line for line in running.text)
+    up = running.wait_for("worker_up", 3)[-1]
+    assert up["worker_index"] == victim["index"]
+    assert len(running.wait_for("worker_died")) == 1
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize("who", ["worker", "supervisor", "all"])
+def test_what_is_stopped_does_not_hang(start: Start, who: str) -> None:
+    """SIGSTOP of a worker (a debugger), of the supervisor, of the machine: nobody is killed for that."""
+    running = start(config("[limits]\nheartbeat_s = 1.5"))
+    running.wait_for("ready")
+    workers = [line["pid"] for line in running.wait_for("worker_started", 2)]
+    stopped = {
+        "worker": workers[:1],
+        "supervisor": [running.process.pid],
+        "all": [running.process.pid, *workers],
+    }[who]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    for pid in reversed(stopped):  # the workers last: the supervisor finds them without a beat
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(0.7)
+    assert running.ask(running.address("127.0.0.1:0"))["pid"] in workers
+    assert running.stop() == 0
+    assert not [line for line in running.lines if line["event"] in ("worker_hangs", "worker_died")]
 
 
 def test_workers_leave_when_the_supervisor_is_killed(start: Start, tmp_path: Path) -> None:
