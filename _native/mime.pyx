@@ -2,7 +2,7 @@
 
     Flow      feed()* → close() → the parts in the order they begin; scan_mime() for content in one piece
     Limits    depth, parts, header octets read for fields, boundaries of 70 octets (RFC 2046 §5.1.1),
-              field values of 2 KiB; beyond a limit the rest is opaque and `limited` says so
+              2 KiB of a field's line and value; beyond a limit the rest is opaque and `limited` says so
     Errors    ValueError for limits out of range, RuntimeError for feed() after close()
     Standards RFC 5322 §2.2, RFC 2045 §5 §6, RFC 2046 §5, RFC 6532 §3.7
     Bugs      a boundary given by RFC 2231 continuations is not seen: such a multipart stays one part
@@ -195,7 +195,8 @@ cdef class MimeScanner:
     cdef int _field  # the field of the current header that continuation lines belong to
     cdef Py_ssize_t _type_length, _encoding_length
     cdef unsigned char _type_value[VALUE_KEPT]
-    cdef unsigned char _encoding_value[64]
+    cdef unsigned char _encoding_value[VALUE_KEPT]
+    cdef bint _type_cut, _encoding_cut  # not all of the value was kept
     cdef readonly bint limited
 
     def __cinit__(
@@ -251,6 +252,7 @@ cdef class MimeScanner:
         self._mode = MODE_HEADER
         self._field = FIELD_NONE
         self._type_length = self._encoding_length = 0
+        self._type_cut = self._encoding_cut = False
         return True
 
     cdef void _end_header(self, int64_t header_end, int64_t body_start, mime_counts counts) noexcept nogil:
@@ -279,7 +281,7 @@ cdef class MimeScanner:
         self._read_type(part, boundary)
         part.digest = part.type_length == 16 and memcmp(part.media_type, b"multipart/digest", 16) == 0
         if part.field_start[FIELD_ENCODING] >= 0:
-            part.encoding = encoding_of(self._encoding_value, self._encoding_length)
+            part.encoding = 5 if self._encoding_cut else encoding_of(self._encoding_value, self._encoding_length)
 
     cdef bint _holds_message(self) noexcept nogil:
         # True when the current part's body is a message that we go into: message/rfc822 with one of the encodings
@@ -390,6 +392,7 @@ cdef class MimeScanner:
                 else:
                     i += 1
             if i >= n:
+                self.limited |= self._type_cut
                 return
             name = i = skip_cfws(p, i + 1, n)
             while i < n and is_token(p[i]):
@@ -460,6 +463,7 @@ cdef class MimeScanner:
         cdef part_t *part = &self._parts[self._current]
         cdef Py_ssize_t colon = 0
         cdef int field
+        cdef bint cut = length > LINE_KEPT
         if kept > length:
             kept = <Py_ssize_t>length
         if kept and is_wsp(p[0]):
@@ -467,7 +471,7 @@ cdef class MimeScanner:
                 return False
             if self._field != FIELD_NONE:
                 part.field_end[self._field] = start + length
-                self._keep_value(p, kept)
+                self._keep_value(p, kept, cut)
             return True
         colon = field_colon(p, kept)
         if colon < 0:
@@ -481,16 +485,18 @@ cdef class MimeScanner:
             self._field = field
             part.field_start[field] = start + colon + 1
             part.field_end[field] = start + length
-            self._keep_value(p + colon + 1, kept - colon - 1)
+            self._keep_value(p + colon + 1, kept - colon - 1, cut)
         return True
 
-    cdef void _keep_value(self, octets_t p, Py_ssize_t n) noexcept nogil:
+    cdef void _keep_value(self, octets_t p, Py_ssize_t n, bint cut) noexcept nogil:
         if self._field == FIELD_TYPE:
+            self._type_cut |= cut or n > VALUE_KEPT - self._type_length
             n = min(n, VALUE_KEPT - self._type_length)
             memcpy(self._type_value + self._type_length, p, n)
             self._type_length += n
         elif self._field == FIELD_ENCODING:
-            n = min(n, <Py_ssize_t>sizeof(self._encoding_value) - self._encoding_length)
+            self._encoding_cut |= cut or n > VALUE_KEPT - self._encoding_length
+            n = min(n, VALUE_KEPT - self._encoding_length)
             memcpy(self._encoding_value + self._encoding_length, p, n)
             self._encoding_length += n
 

@@ -6,7 +6,10 @@ import re
 from dataclasses import dataclass, field
 
 FIELD_LINE = re.compile(rb"[!-9;-~]+[ \t]*:")
+LWSP = rb"[ \t\r\n]*"
 TOKEN = rb"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+"
+CLOSED = rb'"(?:[^"\\]|\\.)*"'
+QUOTED = rb'(?:"(?:[^"\\]|\\.|\\\Z)*(?:"|\Z))'
 KEPT = 2048
 
 
@@ -59,24 +62,38 @@ def strip_comments(value: bytes) -> bytes:
 
 
 def media_type_of(value: bytes | None, default: bytes) -> bytes:
-    match = re.match(rb"\s*(" + TOKEN + rb")\s*/\s*(" + TOKEN + rb")", strip_comments(value or b""))
-    return (match[1] + b"/" + match[2]).lower() if match else default
+    match = re.match(
+        LWSP + b"(" + TOKEN + b")" + LWSP + b"/" + LWSP + b"(" + TOKEN + b")", strip_comments(value or b"")
+    )
+    if not match or len(match[1]) > 127:  # RFC 6838 §4.2
+        return default
+    return (match[1] + b"/" + match[2]).lower()[:255]
+
+
+def parameters_of(value: bytes) -> list[bytes]:
+    """What stands behind each ";" outside quotes; a quote that is never closed goes on to the end."""
+    parameters = [b""]
+    for piece in re.findall(QUOTED + rb'|;|[^;"]+', strip_comments(value), re.DOTALL):
+        if piece == b";":
+            parameters.append(b"")
+        else:
+            parameters[-1] += piece
+    return parameters[1:]
 
 
 def boundary_of(value: bytes) -> bytes | None:
-    value = strip_comments(value)
-    match = re.match(rb'[^;"]*((?:;(?:[^;"]|"(?:[^"\\]|\\.)*")*)*)', value, re.DOTALL)
-    assert match
-    pattern = rb';((?:[^;"]|"(?:[^"\\]|\\.)*")*)'
-    for parameter in re.findall(pattern, match[1], re.DOTALL):
+    for parameter in parameters_of(value):
         found = re.match(
-            rb'\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))', parameter, re.IGNORECASE | re.DOTALL
+            LWSP + b"boundary" + LWSP + b"=" + LWSP + b"(?:(" + QUOTED + rb")|([^; \t\r\n]*))",
+            parameter,
+            re.IGNORECASE | re.DOTALL,
         )
+        if found and found[1]:
+            inner = found[1][1:-1] if re.fullmatch(CLOSED, found[1], re.DOTALL) else found[1][1:]
+            text = re.sub(rb"[\r\n]", b"", re.sub(rb"\\(.)", rb"\1", inner, flags=re.DOTALL))
+            boundary = text.rstrip(b" \t")
+            return boundary if boundary and len(text) <= 70 else None
         if found:
-            if found[1] is not None:
-                text = re.sub(rb"[\r\n]", b"", re.sub(rb"\\(.)", rb"\1", found[1], flags=re.DOTALL))
-                boundary = text.rstrip(b" \t")
-                return boundary if boundary and len(text) <= 70 else None
             return found[2] if 0 < len(found[2]) <= 70 else None
     return None
 
@@ -106,15 +123,26 @@ class Model:
         depth = self.parts[parent].depth + 1 if parent >= 0 else 0
         header_end = body_start = end
         fields: dict[bytes, tuple[int, int]] = {}
+        values: dict[bytes, bytes] = {}  # what is kept of them, unfolded
+        incomplete: set[bytes] = set()
         current = None
+
+        def keep(name: bytes, octets: bytes, cut: bool) -> None:
+            values[name] = values.get(name, b"") + octets
+            if cut or len(values[name]) > KEPT:
+                incomplete.add(name)
+            values[name] = values[name][:KEPT]
+
         for at, text_end, stop in self.lines(start, end):
-            line = self.content[at:text_end]
+            line = self.content[at : min(text_end, at + KEPT)]
+            cut = text_end > at + KEPT
             if text_end == at:
                 header_end, body_start = at, stop
                 break
             if line[:1] in b" \t" and at > start:
                 if current:
                     fields[current] = (fields[current][0], text_end)
+                    keep(current, line, cut)
                 continue
             if not FIELD_LINE.match(line):
                 if at == 0 and line.startswith(b"From "):
@@ -127,21 +155,19 @@ class Model:
                 current = None
             else:
                 fields[current] = (at + len(name) + 1, text_end)
+                keep(current, line[len(name) + 1 :], cut)
 
-        def value(name: bytes) -> bytes | None:
-            return self.content[slice(*fields[name])] if name in fields else None
-
-        media_type = media_type_of(value(b"content-type"), b"text/plain")
+        media_type = media_type_of(values.get(b"content-type"), b"text/plain")
         if b"content-type" not in fields:
             media_type = default
-        encoding = re.match(
-            rb"\s*(" + TOKEN + rb")?", strip_comments(value(b"content-transfer-encoding") or b"")
-        )
+        field = values.get(b"content-transfer-encoding", b"")
+        encoding = re.match(LWSP + b"(" + TOKEN + b")?", strip_comments(field))
         assert encoding
+        known = b"content-transfer-encoding" not in incomplete
         index = len(self.parts)
         part = ModelPart(
             media_type,
-            ENCODINGS.get((encoding[1] or b"").lower(), 5),
+            ENCODINGS.get((encoding[1] or b"").lower(), 5) if known else 5,
             parent,
             depth,
             start,
@@ -154,7 +180,7 @@ class Model:
         if depth + 1 >= self.max_depth:
             return
         if media_type.startswith(b"multipart/"):
-            boundary = boundary_of(value(b"content-type") or b"")
+            boundary = boundary_of(values.get(b"content-type", b""))
             if boundary:
                 self.split(index, boundary, media_type == b"multipart/digest")
         elif (

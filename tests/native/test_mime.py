@@ -374,3 +374,17 @@ def test_real_mail() -> None:
         assert found == leaves(message)
         compared += 1
     assert compared > 100
+
+
+@pytest.mark.parametrize("fill", [40, 1000, 2000, 2012, 2013, 2030, 3000])
+def test_values_longer_than_is_kept(fill: int) -> None:
+    """An encoding that was not read to its end is none we know; a boundary that was not, a limit."""
+    encoding = b"Content-Transfer-Encoding: (" + b"c" * fill + b") base64\r\n\r\n"
+    boundary = b"Content-Type: multipart/x; a=" + b"b" * fill + b"; boundary=c\n\n--c\n\nx"
+    for content in (encoding, boundary):
+        assert scanned([content]) == modelled(content)
+        assert scanned([content[i : i + 1] for i in range(len(content))]) == modelled(content)
+    assert scan_mime(encoding)[0].encoding == (ENCODING_OTHER if fill > 2012 else 4)
+    scanner = MimeScanner()
+    scanner.feed(boundary)
+    assert scanner.limited == (len(scanner.close()) == 1)
