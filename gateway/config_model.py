@@ -617,16 +617,16 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
     mailboxes: Annotated[
         int, _count(10, 1_000_000, "mailboxes of one account; more get NO [LIMIT] (RFC 5530)")
     ] = 10_000
-    special_use: Annotated[
-        dict[str, str],
-        _text("mailboxes a new account begins with, and what they are for (RFC 6154)"),
-    ] = {  # noqa: RUF012  (msgspec copies it)
-        "Archive": "\\Archive",
-        "Drafts": "\\Drafts",
-        "Junk": "\\Junk",
-        "Sent": "\\Sent",
-        "Trash": "\\Trash",
-    }
+    initial_mailboxes: Annotated[
+        tuple[str, ...],
+        _text('mailboxes of a new account beside INBOX: "name \\\\Use", uses are those of RFC 6154'),
+    ] = (
+        "Archive \\Archive",
+        "Drafts \\Drafts",
+        "Junk \\Junk",
+        "Sent \\Sent",
+        "Trash \\Trash",
+    )
     over_quota: Annotated[
         Literal["defer", "reject"],
         _text('mail for a full account: tried again until queue.expire_s (4.2.2), or 552 5.2.2'),
