@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from faults import Control, open_control
+from faults import WHENS, Control, open_control
 from msgspec import structs
 from spool_rig import SMALL, make_envelope
 
@@ -79,9 +79,9 @@ def run_round(
     reader, writer = os.pipe()
     method = chooser.choice(("direct", "dsync", "fdatasync"))
     control.clear()
-    control.kill_after = chooser.randrange(2)
     by_call = chooser.random() < 0.7
-    control.kill_at = chooser.randrange(1, 120) if by_call else 0
+    if by_call:
+        control.arm("any", chooser.choice(WHENS), countdown=chooser.randrange(1, 120))
     control.short_octets = chooser.choice((0, 0, 6000))
     seed = chooser.randrange(1 << 30)
     pid = os.fork()

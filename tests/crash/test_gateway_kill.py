@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import build, environment, make_control
+from faults import WHENS, build, environment, make_control
 from gateway_rig import Rig, gone, kill, poll
 from smtp_blaster.sink import Fault
 
@@ -110,7 +110,7 @@ def test_a_partition_is_taken_over_whole_though_killed_midway(
         monkeypatch.setenv("LD_PRELOAD", environ["LD_PRELOAD"])
         monkeypatch.setenv("FAULT_CONTROL", environ["FAULT_CONTROL"])
         for call in range(1, 6):
-            disk.kill_at, disk.kill_after = call, call % 2
+            disk.arm("any", WHENS[call % 3], countdown=call)
             deaths = len(gateway.log("worker_died"))
             process = subprocess.Popen(
                 gateway.process.args, start_new_session=True, stdout=subprocess.DEVNULL
