@@ -78,6 +78,13 @@ class AccountsConfig(_Section, frozen=True, kw_only=True):
         str,
         _text('added to names without "@" at login and in `gateway user`; empty: none is'),
     ] = ""
+    postmaster: Annotated[
+        str,
+        _text(
+            "account that gets the mail for postmaster@ of every local domain where neither an "
+            "account nor an alias does (RFC 5321 §4.5.1)"
+        ),
+    ] = ""
     separator: Annotated[
         str,
         Meta(
@@ -203,9 +210,15 @@ class AuthConfig(_Section, frozen=True, kw_only=True):
     failures_max: Annotated[
         int, _count(100, 10**7, "clients and accounts with failures remembered (0.3 KiB each)")
     ] = 50_000
-    waiting_per_client: Annotated[
-        int, _count(1, 10_000, "logins of one address that wait for their turn after failures")
-    ] = 10
+    wait_max_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            600.0,
+            "a login waits so long for its turn behind failures of its own address, then it fails "
+            "for the moment",
+        ),
+    ] = 60.0
     known_s: Annotated[
         float,
         _seconds(

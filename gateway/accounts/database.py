@@ -24,7 +24,6 @@ from pathlib import Path
 import msgspec
 
 from gateway.accounts.model import Account, Record, SourceError
-from gateway.accounts.passwords import parse_scram, scram_text
 
 SCHEMA_VERSION = 1
 BUSY_S = 5.0
@@ -92,7 +91,7 @@ class Database:
         if version == 0:
             execute("BEGIN IMMEDIATE")
             if execute("PRAGMA user_version").fetchone()[0] == 0:  # nobody was quicker
-                for statement in _SCHEMA.split(";"):
+                for statement in _SCHEMA.split(";\n"):
                     execute(statement)
                 execute("INSERT INTO setting VALUES ('salt_key', ?)", (os.urandom(32),))
                 execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -173,7 +172,7 @@ class Database:
                 (
                     account.name,
                     record.verifier,
-                    _scram_json(record),
+                    msgspec.json.encode(record.scram).decode(),
                     record.secret,
                     account.quota_octets,
                     account.quota_messages,
@@ -191,7 +190,7 @@ class Database:
                 "UPDATE account SET verifier = ?, scram = ?, secret = ?, changed_at = ? WHERE name = ?",
                 (
                     record.verifier,
-                    _scram_json(record),
+                    msgspec.json.encode(record.scram).decode(),
                     record.secret,
                     time.time_ns(),
                     record.account.name,
@@ -249,13 +248,8 @@ class Database:
 
 def _record(row: tuple[str, str, str, str | None, int | None, int | None, int]) -> Record:
     name, verifier, scram, secret, quota_octets, quota_messages, disabled = row
-    kept: dict[str, str] = msgspec.json.decode(scram)
-    return Record(
-        Account(name, quota_octets, quota_messages, bool(disabled), "embedded"),
-        verifier,
-        {kind: parse_scram(text) for kind, text in kept.items()},
-        secret,
-    )
+    account = Account(name, quota_octets, quota_messages, bool(disabled), "embedded")
+    return Record(account, verifier, msgspec.json.decode(scram), secret)
 
 
 def _listed(row: tuple[str, str, str, str | None, int | None, int | None, int, int, int]) -> Listed:
@@ -273,8 +267,3 @@ def _listed(row: tuple[str, str, str, str | None, int | None, int | None, int, i
         row[7],
         row[8],
     )
-
-
-def _scram_json(record: Record) -> str:
-    texts = {kind: scram_text(keys) for kind, keys in record.scram.items()}
-    return msgspec.json.encode(texts).decode()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import msgspec
 
 from gateway.mail.reply import Reply
-from gateway.protocol.scram import ScramKeys
 
 
 class SourceError(Exception):
@@ -32,7 +31,7 @@ class Record(msgspec.Struct, frozen=True):
 
     account: Account
     verifier: str  # of passwords.py: "$argon2id$…", "{SSHA256}…"; "": no password fits
-    scram: dict[str, ScramKeys] = {}  # by hash: "SHA-256", "SHA-1"
+    scram: dict[str, str] = {}  # by hash, "SHA-256" or "SHA-1": keys as passwords.scram_text() writes them
     secret: str | None = None  # the password itself, for APOP and CRAM-MD5 alone
 
 

@@ -1,0 +1,107 @@
+"""Makes the accounts of a worker, or of a command, out of the configuration.
+
+Owns      Accounts, open_accounts()
+Errors    SourceError: the database or a file cannot be opened
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.accounts.authenticator import Authenticator
+from gateway.accounts.database import Database
+from gateway.accounts.directory import Directory
+from gateway.accounts.embedded import EmbeddedSource
+from gateway.accounts.passwords import Hasher
+from gateway.accounts.source import Checks, Source
+from gateway.accounts.tokens import Tokens
+from gateway.config_accounts import AccountsConfig, AccountSourceConfig, AuthConfig
+from gateway.log import Log
+
+EMBEDDED = AccountSourceConfig(type="embedded")
+
+
+class Accounts:
+    """All that a worker has of it: `directory` for mail, `auth` for logins."""
+
+    def __init__(
+        self,
+        accounts: AccountsConfig,
+        auth: AuthConfig,
+        path: Path,
+        *,
+        hostname: str,
+        is_local: Callable[[str], bool],
+        log: Log,
+    ) -> None:
+        """path: of the database; is_local: see Directory.  Raises SourceError."""
+        self.database = Database(path)
+        self.checks = Checks(auth.checks, auth.checks_waiting)
+        self.directory = self._directory(accounts, auth, is_local)
+        self.auth = Authenticator(
+            auth,
+            self.directory,
+            hostname=hostname,
+            salt_key=self.database.salt_key(),
+            log=log,
+            tokens=_tokens(auth),
+        )
+
+    def reload(
+        self, accounts: AccountsConfig, auth: AuthConfig, *, is_local: Callable[[str], bool]
+    ) -> None:
+        """Logins and look-ups from now on follow the new configuration.  Raises SourceError.
+
+        auth.checks and auth.checks_waiting are taken at the start of the worker.
+        """
+        self.directory = self._directory(accounts, auth, is_local)
+        self.auth.reload(auth, self.directory, _tokens(auth))
+
+    def _directory(
+        self, accounts: AccountsConfig, auth: AuthConfig, is_local: Callable[[str], bool]
+    ) -> Directory:
+        sources = make_sources(accounts, auth, self.database, self.checks)
+        return Directory(accounts, self.database, sources, is_local=is_local)
+
+    async def close(self) -> None:
+        await self.auth.close()
+        self.checks.close()
+        self.database.close()
+
+
+def hasher_of(auth: AuthConfig) -> Hasher:
+    """Makes new verifiers as [auth] wants them."""
+    return Hasher(
+        time_cost=auth.argon2_time_cost,
+        memory_kib=auth.argon2_memory_kib,
+        parallelism=auth.argon2_parallelism,
+        scram_iterations=auth.scram_iterations,
+    )
+
+
+def make_sources(
+    accounts: AccountsConfig, auth: AuthConfig, database: Database, checks: Checks
+) -> list[Source]:
+    """One for each [[accounts.source]]; the embedded one without any."""
+    return [
+        _make_source(config, accounts, auth, database, checks)
+        for config in accounts.source or (EMBEDDED,)
+    ]
+
+
+def _make_source(
+    config: AccountSourceConfig,
+    accounts: AccountsConfig,
+    auth: AuthConfig,
+    database: Database,
+    checks: Checks,
+) -> Source:
+    hasher = hasher_of(auth)
+    return EmbeddedSource(database, hasher, checks, next_on_failure=config.next_on_failure)
+
+
+def _tokens(auth: AuthConfig) -> Tokens | None:
+    oauth = auth.oauth
+    configured = oauth.introspection_url or oauth.jwks_url or oauth.jwks_file
+    return Tokens(oauth) if configured else None

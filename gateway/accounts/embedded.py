@@ -1,0 +1,62 @@
+"""The embedded source: accounts of the database, Argon2id and SCRAM keys side by side.
+
+Owns      EmbeddedSource, make_record()
+"""
+
+from __future__ import annotations
+
+from gateway.accounts.database import Database
+from gateway.accounts.model import Account, Record, SourceError
+from gateway.accounts.passwords import Hasher, check_scheme, prepared, scram_keys, scram_text
+from gateway.accounts.source import Checks, LocalSource
+
+
+class EmbeddedSource(LocalSource):
+    """What `gateway user` writes."""
+
+    name = "embedded"
+    prepares = True
+
+    def __init__(
+        self, database: Database, hasher: Hasher, checks: Checks, *, next_on_failure: bool = False
+    ) -> None:
+        super().__init__(checks, next_on_failure=next_on_failure)
+        self._database = database
+        self._hasher = hasher
+
+    def record(self, user: str) -> Record | None:
+        return self._database.record(user)
+
+    def nobody(self) -> str:
+        return self._hasher.nobody
+
+    def abilities(self) -> frozenset[str]:
+        # APOP and CRAM-MD5 work for those who asked for them; that they do not for others is those others' wish.
+        return frozenset({"SHA-256", "SHA-1", "secret"})
+
+    def problems(self) -> list[str]:
+        found = self._database.check()
+        try:
+            for listed in [] if found else self._database.accounts():
+                record = self._database.record(listed.name)
+                if record is not None:
+                    check_scheme(record.verifier)
+        except (SourceError, ValueError) as error:
+            found.append(str(error))
+        return found
+
+
+def make_record(
+    account: Account, password: str, hasher: Hasher, *, allow_apop: bool = False, sha1: bool = False
+) -> Record:
+    """What is kept of a new password.  Computes for 0.1 s.  Raises ValueError for one nobody could type.
+
+    allow_apop: the password itself is kept, too; sha1: keys for SCRAM-SHA-1, too.
+    """
+    kinds = ("SHA-256", "SHA-1") if sha1 else ("SHA-256",)
+    return Record(
+        account,
+        hasher.hash(password),
+        {kind: scram_text(scram_keys(password, kind, hasher.scram_iterations)) for kind in kinds},
+        prepared(password) if allow_apop else None,
+    )
