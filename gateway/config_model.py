@@ -601,7 +601,9 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
     open_accounts: Annotated[
         int,
         _count(
-            1, 100_000, "accounts kept open (4 descriptors and up to 1.5 MiB each); more are reopened"
+            1,
+            100_000,
+            "accounts kept open (4 descriptors and up to 1.5 MiB each); more are reopened",
         ),
     ] = 256
     batch_messages: Annotated[
@@ -612,14 +614,18 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
     ] = 8 * MIB
     waiting_octets: Annotated[
         int,
-        _count(65536, 2**40, "content of deliveries that wait; above it they are told to come again"),
+        _count(
+            65536, 2**40, "content of deliveries that wait; above it they are told to come again"
+        ),
     ] = 64 * MIB
     mailboxes: Annotated[
         int, _count(10, 1_000_000, "mailboxes of one account; more get NO [LIMIT] (RFC 5530)")
     ] = 10_000
     initial_mailboxes: Annotated[
         tuple[str, ...],
-        _text('mailboxes of a new account beside INBOX: "name \\\\Use", uses are those of RFC 6154'),
+        _text(
+            'mailboxes of a new account beside INBOX: "name \\\\Use", uses are those of RFC 6154'
+        ),
     ] = (
         "Archive \\Archive",
         "Drafts \\Drafts",
@@ -629,7 +635,7 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
     )
     over_quota: Annotated[
         Literal["defer", "reject"],
-        _text('mail for a full account: tried again until queue.expire_s (4.2.2), or 552 5.2.2'),
+        _text("mail for a full account: tried again until queue.expire_s (4.2.2), or 552 5.2.2"),
     ] = "defer"
 
 

@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "accounts": {"mail", "protocol", "policy", "config_accounts", "config_values", "log", "metrics"},
     "policy": {"mail", "config_accounts", "config_model", "config_values", "log", "metrics"},
     "spool": {"mail", "_native", "config_model", "log", "metrics"},
+    "store": {"mail", "_native", "config_model", "log", "metrics"},
     "queue": {"spool", "delivery", "mail", "config_model", "log", "metrics"},
     "delivery": {"mail", "protocol", "net", "_native", "config_model", "log", "metrics"},
     "server": {"protocol", "net", "policy", "spool", "mail", "config_model", "config_values", "log", "metrics"},
@@ -55,6 +56,7 @@ FORBIDDEN = {
     "mail": {"asyncio", "socket", "ssl", "os", "time", "logging"},
     "protocol": {"asyncio", "socket", "ssl", "os", "time", "logging"},
     "spool": {"socket", "ssl"},
+    "store": {"socket", "ssl"},
     "policy": {"socket", "ssl"},
     "queue": {"socket", "ssl"},
 }

@@ -16,10 +16,7 @@ __all__ = [
     "BARE_LF",
     "BDAT",
     "BLOCK_OCTETS",
-    "Chunk",
     "DATA",
-    "DataDecoder",
-    "DataEncoder",
     "EHLO",
     "EIGHT_BIT",
     "ENCODING_7BIT",
@@ -35,23 +32,27 @@ __all__ = [
     "HELP",
     "LHLO",
     "LINE_TOO_LONG",
-    "LogWriter",
     "MAIL",
-    "MimeScanner",
     "NOOP",
     "NUL",
     "PATH_TOO_LONG",
-    "Part",
     "QUIT",
     "RCPT",
     "RECORD_HEADER_OCTETS",
+    "RECORD_OCTETS",
     "RSET",
-    "ReplyParser",
     "STARTTLS",
     "SYNTAX",
     "UNKNOWN",
     "VRFY",
     "XCLIENT",
+    "Chunk",
+    "DataDecoder",
+    "DataEncoder",
+    "LogWriter",
+    "MimeScanner",
+    "Part",
+    "ReplyParser",
     "crc32c",
     "decode_base64",
     "encode_base64",
@@ -60,16 +61,22 @@ __all__ = [
     "find_field",
     "find_headers",
     "find_line",
+    "find_records",
     "iter_fields",
     "kernels",
     "live_counts",
     "parse_command",
     "parse_mailbox",
+    "record_column",
     "record_is_whole",
+    "records_ascend",
     "scan_mime",
     "scan_records",
     "skip_line",
+    "split_records",
+    "store_flags",
     "stuff",
+    "sum_records",
     "use_kernel",
     "xtext_decode",
     "xtext_encode",
@@ -226,9 +233,9 @@ def parse_command(
     ERROR           a = reason, b = the verb it belongs to
     all others      a = argument without surrounding space, b = None
 
-    max_octets counts the CRLF.  A longer line is ERROR LINE_TOO_LONG with next_pos behind its LF; when that has not come,
-    next_pos = len(data) and b = -1: drop octets with skip_line().  utf8 allows valid UTF-8 (ask str.isascii() of the
-    mailbox); lenient takes a mailbox without its <>.  Raises ValueError only for pos outside of data.
+    max_octets counts the CRLF.  A longer line is ERROR LINE_TOO_LONG with next_pos behind its LF; when that has not
+    come, next_pos = len(data) and b = -1: drop octets with skip_line().  utf8 allows valid UTF-8 (ask str.isascii() of
+    the mailbox); lenient takes a mailbox without its <>.  Raises ValueError only for pos outside of data.
     """
 
 def skip_line(data: bytes, pos: int) -> int:
@@ -441,3 +448,35 @@ def crc32c(data: Buffer, crc: int = 0, portable: bool = False) -> int:
 
 def encode_number(number: int) -> str:
     """Twelve base-32 digits of a 60-bit number; they sort like the numbers."""
+
+# -- store_index: the records of a mailbox --------------------------------------------------------
+
+# A record, little endian: uid u32, size u32, flags u64, modseq u64, message u64, internal date i64, save date u32,
+# sent date u32.  Records are in ascending order of UID.  Ranges are pairs of u32, (first, last), ascending and apart.
+RECORD_OCTETS: int
+
+def store_flags(
+    records: Buffer, ranges: Buffer, clear: int, set: int, modseq: int, unchanged_since: int
+) -> tuple[bytes | None, bytes, bytes]:
+    """Flags become (flags & ~clear) | set in all records of the ranges; a changed record gets the modseq.
+
+    Records changed after unchanged_since are left alone (2**64 - 1: none are).  Returns (records, or None when nothing
+    changed; the changed records; UIDs left alone as u32).
+    """
+
+def split_records(records: Buffer, ranges: Buffer, must: int = 0) -> tuple[bytes, bytes]:
+    """(records outside of the ranges or without a flag of must, the others): kept and removed, in order."""
+
+def find_records(
+    records: Buffer, must: int = 0, must_not: int = 0, modseq_above: int = 0
+) -> bytes:
+    """UIDs, as u32, of the records with all flags of must, none of must_not, and a modseq above that."""
+
+def sum_records(records: Buffer) -> tuple[int, int, int, int, int, int]:
+    """(records, without \\Seen, with \\Deleted, octets, highest modseq, first UID without \\Seen or 0)."""
+
+def records_ascend(records: Buffer, above: int = 0) -> bool:
+    """True when the UIDs ascend strictly, all of them above that one."""
+
+def record_column(records: Buffer, column: str) -> bytes:
+    """One field of all records: u32 (uid, size, save_date, sent_date) or 64-bit values (the others), joined."""

@@ -1,0 +1,238 @@
+"""Kernels over the message index: packed records of one mailbox, in ascending order of UID.
+
+    Flow      a chunk of the index (bytes) → a new chunk, or what was asked of it; nothing is kept
+    Limits    none of their own: a chunk has as many records as its octets say
+    Errors    ValueError for octets that are no whole number of records, or ranges that are no pairs
+    Standards RFC 9051 §2.3.2 (flags), RFC 7162 §3.1.3 (UNCHANGEDSINCE)
+
+A record is 48 octets, little endian:
+    uid u32 · size u32 · flags u64 · modseq u64 · message u64 · internal date i64 · save date u32 · sent date u32
+Ranges are pairs of u32, (first, last) inclusive, ascending and apart: what UID sets become.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef struct record_t:
+    uint32_t uid
+    uint32_t size
+    uint64_t flags
+    uint64_t modseq
+    uint64_t message
+    int64_t internal_date
+    uint32_t save_date
+    uint32_t sent_date
+
+cdef struct range_t:
+    uint32_t first
+    uint32_t last
+
+RECORD_OCTETS = sizeof(record_t)
+
+cdef enum:
+    SEEN = 1
+    DELETED = 8
+
+
+cdef class _Octets:
+    # A borrowed buffer, given back when this goes.
+    cdef Py_buffer view
+
+    def __cinit__(self, data, Py_ssize_t item):
+        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
+        if self.view.len % item:
+            raise ValueError(f"{self.view.len} octets are no whole number of {item}")
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+
+cdef inline Py_ssize_t seek(const range_t *ranges, Py_ssize_t at, Py_ssize_t count, uint32_t uid) noexcept nogil:
+    # The first range from `at` on that does not end before uid.
+    while at < count and ranges[at].last < uid:
+        at += 1
+    return at
+
+
+cdef Py_ssize_t first_range(const range_t *ranges, Py_ssize_t count, uint32_t uid) noexcept nogil:
+    # The same by halves: a chunk need not walk the ranges of all chunks before it.
+    cdef Py_ssize_t low = 0, high = count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if ranges[middle].last < uid:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def store_flags(
+    records, ranges, uint64_t clear, uint64_t set, uint64_t modseq, uint64_t unchanged_since
+):
+    """Flags become (flags & ~clear) | set in all records of the ranges; a changed record gets the modseq.
+
+    Records changed after unchanged_since are left alone (2**64 - 1: none are).  Returns (records, or None when
+    nothing changed; the changed records; UIDs left alone as u32).
+    """
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef _Octets wanted = _Octets(ranges, sizeof(range_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef const range_t *pairs = <const range_t *>wanted.view.buf
+    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t range_count = wanted.view.len // sizeof(range_t)
+    cdef Py_ssize_t i, at, changed = 0, failed = 0
+    cdef uint64_t flags
+    if count == 0:
+        return None, b"", b""
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, octets.view.len)
+    cdef bytes touched = PyBytes_FromStringAndSize(NULL, octets.view.len)
+    cdef bytes refused = PyBytes_FromStringAndSize(NULL, count * sizeof(uint32_t))
+    cdef record_t *target = <record_t *>PyBytes_AS_STRING(result)
+    cdef record_t *touched_records = <record_t *>PyBytes_AS_STRING(touched)
+    cdef uint32_t *refused_uids = <uint32_t *>PyBytes_AS_STRING(refused)
+    with nogil:
+        memcpy(target, source, octets.view.len)
+        at = first_range(pairs, range_count, source[0].uid)
+        for i in range(count):
+            at = seek(pairs, at, range_count, source[i].uid)
+            if at == range_count:
+                break
+            if source[i].uid < pairs[at].first:
+                continue
+            if source[i].modseq > unchanged_since:
+                refused_uids[failed] = source[i].uid
+                failed += 1
+                continue
+            flags = (source[i].flags & ~clear) | set
+            if flags != source[i].flags:
+                target[i].flags = flags
+                target[i].modseq = modseq
+                touched_records[changed] = target[i]
+                changed += 1
+    return (
+        result if changed else None,
+        touched[: changed * sizeof(record_t)],
+        refused[: failed * sizeof(uint32_t)],
+    )
+
+
+def split_records(records, ranges, uint64_t must=0):
+    """(records outside of the ranges or without a flag of must, the others): kept and removed, in order."""
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef _Octets wanted = _Octets(ranges, sizeof(range_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef const range_t *pairs = <const range_t *>wanted.view.buf
+    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t range_count = wanted.view.len // sizeof(range_t)
+    cdef Py_ssize_t i, at, kept = 0, removed = 0
+    if count == 0:
+        return b"", b""
+    cdef bytes stay = PyBytes_FromStringAndSize(NULL, octets.view.len)
+    cdef bytes leave = PyBytes_FromStringAndSize(NULL, octets.view.len)
+    cdef record_t *stays = <record_t *>PyBytes_AS_STRING(stay)
+    cdef record_t *leaves = <record_t *>PyBytes_AS_STRING(leave)
+    with nogil:
+        at = first_range(pairs, range_count, source[0].uid)
+        for i in range(count):
+            at = seek(pairs, at, range_count, source[i].uid)
+            if at < range_count and source[i].uid >= pairs[at].first and source[i].flags & must == must:
+                leaves[removed] = source[i]
+                removed += 1
+            else:
+                stays[kept] = source[i]
+                kept += 1
+    return stay[: kept * sizeof(record_t)], leave[: removed * sizeof(record_t)]
+
+
+def find_records(records, uint64_t must=0, uint64_t must_not=0, uint64_t modseq_above=0):
+    """UIDs, as u32, of the records with all flags of must, none of must_not, and a modseq above that."""
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t i, found = 0
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, count * sizeof(uint32_t))
+    cdef uint32_t *uids = <uint32_t *>PyBytes_AS_STRING(result)
+    with nogil:
+        for i in range(count):
+            uids[found] = source[i].uid
+            found += (
+                (source[i].flags & must) == must
+                and not source[i].flags & must_not
+                and source[i].modseq > modseq_above
+            )
+    return result[: found * sizeof(uint32_t)]
+
+
+def sum_records(records):
+    """(records, without \\Seen, with \\Deleted, octets of their messages, highest modseq, first UID without \\Seen or 0)."""
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t i
+    cdef uint64_t unseen = 0, deleted = 0, size = 0, modseq = 0
+    cdef uint32_t first_unseen = 0
+    with nogil:
+        for i in range(count):
+            size += source[i].size
+            if not source[i].flags & SEEN:
+                unseen += 1
+                if first_unseen == 0:
+                    first_unseen = source[i].uid
+            deleted += (source[i].flags & DELETED) != 0
+            if source[i].modseq > modseq:
+                modseq = source[i].modseq
+    return count, unseen, deleted, size, modseq, first_unseen
+
+
+def records_ascend(records, uint32_t above=0):
+    """True when the UIDs ascend strictly, all of them above that one."""
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t i
+    for i in range(count):
+        if source[i].uid <= above:
+            return False
+        above = source[i].uid
+    return True
+
+
+def record_column(records, str column):
+    """One field of all records: b"".join of u32 (uid, size, save_date, sent_date) or 64-bit values (the others)."""
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t i, offset, width
+    if column == "uid":
+        offset, width = 0, 4
+    elif column == "size":
+        offset, width = 4, 4
+    elif column == "flags":
+        offset, width = 8, 8
+    elif column == "modseq":
+        offset, width = 16, 8
+    elif column == "message":
+        offset, width = 24, 8
+    elif column == "internal_date":
+        offset, width = 32, 8
+    elif column == "save_date":
+        offset, width = 40, 4
+    elif column == "sent_date":
+        offset, width = 44, 4
+    else:
+        raise ValueError(f"records have no {column!r}")
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, count * width)
+    cdef char *target = PyBytes_AS_STRING(result)
+    cdef const char *at = <const char *>source + offset
+    with nogil:
+        if width == 4:
+            for i in range(count):
+                (<uint32_t *>target)[i] = (<const uint32_t *>at)[0]
+                at += sizeof(record_t)
+        else:
+            for i in range(count):
+                (<uint64_t *>target)[i] = (<const uint64_t *>at)[0]
+                at += sizeof(record_t)
+    return result

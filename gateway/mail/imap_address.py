@@ -1,0 +1,169 @@
+"""Address fields as ENVELOPE shows them.
+
+Owns      Address, address_list(), format_addresses()
+Limits    ADDRESSES_MAX of one field
+Errors    none: what is no address is read as well as it goes, what is left over is dropped
+Standards RFC 5322 §3.4 with the obsolete forms of §4.4, RFC 9051 §7.5.2
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from gateway.mail.imap_string import nstring
+
+ADDRESSES_MAX = 10_000
+
+# Display name and mailbox the way nearly all mail writes them; the rest goes the long way.
+_COMMON = re.compile(
+    rb'[ \t]*(?:(?:"([^"\\]*)"|([A-Za-z0-9!#$%&\'*+/=?^_`{|}~. \t-]*?))[ \t]*<'
+    rb"([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@([A-Za-z0-9.-]+)>|"
+    rb"([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@([A-Za-z0-9.-]+))[ \t]*(,|\Z)"
+)
+_TOKEN = re.compile(
+    rb'[ \t\r\n]+|"((?:[^"\\]|\\.)*)"?|(\[[^\]]*\]?)|([^ \t\r\n()<>@,;:"\[\]]+)|(.)', re.DOTALL
+)
+_QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class Address(msgspec.Struct, frozen=True):
+    """RFC 9051 §7.5.2.  host None: a group begins (mailbox is its name) or ends (mailbox None)."""
+
+    name: bytes | None = None
+    route: bytes | None = None
+    mailbox: bytes | None = None
+    host: bytes | None = None
+
+
+def address_list(value: bytes) -> list[Address]:
+    """The mailboxes and groups of an unfolded field value."""
+    found: list[Address] = []
+    at, end = 0, len(value)
+    while at < end and len(found) < ADDRESSES_MAX:
+        match = _COMMON.match(value, at)
+        if match is None:
+            found += _Reader(value[at:]).read(ADDRESSES_MAX - len(found))
+            break
+        quoted, words, mailbox, host, bare, bare_host, _ = match.groups()
+        name = quoted if quoted is not None else (words or b"").strip()
+        if mailbox is not None:
+            found.append(Address(name or None, None, mailbox, host))
+        else:
+            found.append(Address(None, None, bare, bare_host))
+        at = match.end()
+    return found
+
+
+def format_addresses(addresses: list[Address]) -> bytes:
+    """As ENVELOPE has them; NIL for none."""
+    if not addresses:
+        return b"NIL"
+    return b"(%b)" % b"".join(
+        b"(%b %b %b %b)"
+        % (nstring(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.host))
+        for one in addresses
+    )
+
+
+class _Reader:
+    """One pass over the tokens, with what the current address has so far."""
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+        self._found: list[Address] = []
+        self._in_group = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._words: list[bytes] = []  # phrase, or local part
+        self._domain: list[bytes] | None = None  # once "@" was seen
+        self._phrase: list[bytes] | None = None  # once "<" was seen
+        self._route: bytes | None = None
+        self._comment = b""
+        self._closed = False  # ">" was seen
+
+    def read(self, most: int) -> list[Address]:
+        value = self._value
+        at, end = 0, len(value)
+        while at < end and len(self._found) < most:
+            if value[at] == 0x28:  # "("
+                at = self._skip_comment(at)
+                continue
+            match = _TOKEN.match(value, at)
+            if match is None:
+                break
+            at = match.end()
+            quoted, literal, atom, special = match.groups()
+            if special is not None:
+                self._special(special)
+            elif quoted is not None:
+                self._word(_QUOTED_PAIR.sub(rb"\1", quoted))
+            elif literal is not None or atom is not None:
+                self._word(literal or atom)
+        self._finish()
+        if self._in_group:
+            self._found.append(Address())
+        return self._found
+
+    def _skip_comment(self, at: int) -> int:
+        depth, start, value = 0, at + 1, self._value
+        while at < len(value):
+            octet = value[at]
+            if octet == 0x5C:
+                at += 1
+            elif octet == 0x28:
+                depth += 1
+            elif octet == 0x29:
+                depth -= 1
+                if depth == 0:
+                    break
+            at += 1
+        if not self._comment:
+            self._comment = _QUOTED_PAIR.sub(rb"\1", value[start:at]).strip()
+        return at + 1
+
+    def _word(self, word: bytes) -> None:
+        if self._closed:
+            return
+        if self._domain is not None:
+            self._domain.append(word)
+        else:
+            self._words.append(word)
+
+    def _special(self, char: bytes) -> None:
+        if char == b"<" and self._phrase is None:
+            self._phrase, self._words, self._domain = self._words, [], None
+        elif char == b">":
+            self._closed = True
+        elif char == b"@" and not self._closed:
+            if self._domain is not None and self._phrase is None:
+                self._domain.append(b"@")
+            else:
+                self._domain = []
+        elif char == b":" and self._phrase is not None and not self._closed:
+            # RFC 5322 §4.4 obs-route: @one,@two:local@domain
+            self._route = b"@" + b"".join(self._domain or [])
+            self._words, self._domain = [], None
+        elif char == b":" and self._domain is None and not self._in_group:
+            self._found.append(Address(mailbox=b" ".join(self._words)))
+            self._in_group = True
+            self._clear()
+        elif char == b";":
+            self._finish()
+            if self._in_group:
+                self._found.append(Address())
+                self._in_group = False
+        elif char == b"," and not (self._phrase is not None and not self._closed):
+            self._finish()
+
+    def _finish(self) -> None:
+        name = b" ".join(self._phrase) if self._phrase is not None else self._comment
+        if self._words or self._domain is not None or self._phrase:
+            if self._domain is None:  # no "@": a host there must be, or it would be a group
+                local, host = (b" " if self._phrase is None else b"").join(self._words), b""
+            else:
+                local, host = b"".join(self._words), b"".join(self._domain)
+            self._found.append(Address(name or self._comment or None, self._route, local, host))
+        self._clear()

@@ -1,0 +1,357 @@
+"""What IMAP asks of a message again and again, found once, at delivery, in the form it is answered in.
+
+    Owns      message_facts(), section(), Facts; ENVELOPE and BODYSTRUCTURE as octets of the wire
+    Flow      content → MIME scanner → Facts.packed → (store) → section(packed, ENVELOPE) → FETCH response
+    Limits    parts and depth are the scanner's; ADDRESSES_MAX of a field; REFERENCES_MAX of a message
+    Errors    none: what cannot be read is NIL, or left out
+    Security  octets of the sender reach the wire only as quoted strings and literals
+    Standards RFC 9051 §7.5.2 (ENVELOPE, BODYSTRUCTURE), RFC 5256 §2 (sort keys, references), RFC 5957, RFC 5322 §3.4
+    Bugs      of repeated fields the first one counts (RFC 5322 §3.6 allows no second)
+
+Packed facts are a head (version, five lengths, octets of the header) and the sections, one behind the other.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import unicodedata
+from calendar import timegm
+from email.utils import parsedate_tz
+from functools import lru_cache
+
+import msgspec
+
+from gateway._native import ENCODING_OTHER, Part, iter_fields, scan_mime
+from gateway.mail.imap_address import Address, address_list, format_addresses
+from gateway.mail.imap_string import nstring, string
+from gateway.mail.structure import decoded_words, header_text
+
+# Sections of packed facts.
+ENVELOPE, BODYSTRUCTURE, SORT, THREAD, PARTS, ORIGIN = range(6)
+
+VERSION = 1
+REFERENCES_MAX = 100  # of a long thread the first and the newest matter
+_HEAD = struct.Struct("<BxxxI6I")
+_PART = struct.Struct("<iBxxxIIII")  # parent, encoding, header start and end, body start and end
+
+_ENCODINGS = (b"7BIT", b"8BIT", b"BINARY", b"QUOTED-PRINTABLE", b"BASE64")
+_MSG_ID = re.compile(rb"<([^<>\s]{1,998})>")
+_PARAMETER = re.compile(rb';[ \t]*([^=;\s"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))')
+_QUOTED_PAIR = re.compile(rb"\\(.)")
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What the store keeps of a message beside its octets."""
+
+    packed: bytes
+    header_octets: int  # of the header section, the empty line included
+    sent_date: int  # seconds since 1970 of the Date field; 0: none that can be read
+
+
+class SortKeys(msgspec.Struct, frozen=True):
+    """RFC 5256 §3, folded as i;unicode-casemap compares (RFC 5051)."""
+
+    subject: str  # base subject
+    is_reply: bool  # the subject had a reply or forward mark (§2.1)
+    from_: str  # local part of the first mailbox
+    to: str
+    cc: str
+    display_from: str  # RFC 5957
+    display_to: str
+
+
+class PartPlace(msgspec.Struct, frozen=True):
+    """Where a part is in the content; parent is an index into the list, -1 for the message."""
+
+    parent: int
+    encoding: int
+    header_start: int
+    header_end: int
+    body_start: int
+    body_end: int
+
+
+def message_facts(content: bytes, origin: str = "") -> Facts:
+    """All facts of a message; origin: the queue id it came by."""
+    parts = scan_mime(content)
+    top = parts[0]
+    fields = _first_fields(memoryview(content)[: top.header_end])
+    lists = {
+        name: address_list(value)
+        for name in (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+        if (value := fields.get(name))
+    }
+    sections = (
+        envelope(fields, lists),
+        _structure(content, parts, fields),
+        _sort_keys(fields, lists),
+        _thread(fields),
+        b"".join(
+            _PART.pack(p.parent, p.encoding, p.header_start, p.header_end, p.body_start, p.body_end)
+            for p in parts
+        ),
+        origin.encode(),
+    )
+    packed = _HEAD.pack(VERSION, top.body_start, *map(len, sections)) + b"".join(sections)
+    return Facts(packed, top.body_start, sent_date(fields.get(b"date", b"")))
+
+
+def section(packed: bytes, which: int) -> bytes:
+    """One section of packed facts, as it was written."""
+    lengths = _HEAD.unpack_from(packed)[2:]
+    start = _HEAD.size + sum(lengths[:which])
+    return packed[start : start + lengths[which]]
+
+
+def sort_keys(packed: bytes) -> SortKeys:
+    """The section SORT, unpacked."""
+    words = section(packed, SORT).decode().split("\0")
+    return SortKeys(words[0], words[1] == "1", *words[2:])
+
+
+def thread_ids(packed: bytes) -> tuple[bytes, list[bytes]]:
+    """(Message-ID or b"", the references, oldest first), without <>  (RFC 5256 §3, THREAD=REFERENCES)."""
+    message_id, *references = section(packed, THREAD).split(b"\0")
+    return message_id, references
+
+
+def part_places(packed: bytes) -> list[PartPlace]:
+    """Where each part is, in the order they begin; what BODY[section] needs."""
+    return [PartPlace(*found) for found in _PART.iter_unpack(section(packed, PARTS))]
+
+
+def _first_fields(header: bytes | memoryview) -> dict[bytes, bytes]:
+    fields: dict[bytes, bytes] = {}
+    for name, value in iter_fields(header):
+        fields.setdefault(name.lower(), value)
+    return fields
+
+
+# -- ENVELOPE -------------------------------------------------------------------------------------
+
+
+def envelope(fields: dict[bytes, bytes], lists: dict[bytes, list[Address]]) -> bytes:
+    """RFC 9051 §7.5.2: date, subject, from, sender, reply-to, to, cc, bcc, in-reply-to, message-id."""
+    formatted = {name: format_addresses(addresses) for name, addresses in lists.items()}
+    from_ = formatted.get(b"from", b"NIL")
+    sender = formatted.get(b"sender", b"NIL")
+    reply_to = formatted.get(b"reply-to", b"NIL")
+    get = fields.get
+    return b"(%b %b %b %b %b %b %b %b %b %b)" % (
+        nstring(get(b"date")),
+        nstring(get(b"subject")),
+        from_,
+        from_ if sender == b"NIL" else sender,
+        from_ if reply_to == b"NIL" else reply_to,
+        formatted.get(b"to", b"NIL"),
+        formatted.get(b"cc", b"NIL"),
+        formatted.get(b"bcc", b"NIL"),
+        nstring(get(b"in-reply-to")),
+        nstring(get(b"message-id")),
+    )
+
+
+# -- BODYSTRUCTURE --------------------------------------------------------------------------------
+
+
+def _structure(content: bytes, parts: list[Part], fields: dict[bytes, bytes]) -> bytes:
+    """Parts begin after the part they lie in: from the last to the first, the inner ones are ready."""
+    formatted: list[list[bytes]] = [[] for _ in parts]  # of each part, what lies in it; backwards
+    result = b""
+    for index in range(len(parts) - 1, -1, -1):
+        part = parts[index]
+        if index:
+            header = memoryview(content)[part.header_start : part.header_end]
+            fields_of = _first_fields(header)
+        else:
+            fields_of = fields
+        result = _part(part, fields_of, formatted[index], content, parts, index)
+        if part.parent >= 0:
+            formatted[part.parent].append(result)
+    return result
+
+
+def _part(
+    part: Part,
+    fields: dict[bytes, bytes],
+    inner: list[bytes],
+    content: bytes,
+    parts: list[Part],
+    index: int,
+) -> bytes:
+    media, _, subtype = part.media_type.upper().partition(b"/")
+    extension = _extension(fields)
+    type_value = fields.get(b"content-type")
+    parameters = _parameters(type_value) if type_value else b"NIL"
+    if media == b"MULTIPART":
+        children = b"".join(reversed(inner)) or _EMPTY_PART
+        return b"(%b %b %b %b)" % (children, string(subtype), parameters, extension)
+    if part.encoding == ENCODING_OTHER:
+        encoding = string(fields.get(b"content-transfer-encoding", b"7BIT").strip())
+    else:
+        encoding = b'"%b"' % _ENCODINGS[part.encoding]
+    if parameters == b"NIL" and media == b"TEXT" and subtype == b"PLAIN":
+        parameters = _US_ASCII
+    basic = b"%b %b %b %b %b %b %d" % (
+        string(media),
+        string(subtype),
+        parameters,
+        nstring(fields.get(b"content-id")),
+        nstring(fields.get(b"content-description")),
+        encoding,
+        part.body_end - part.body_start,
+    )
+    md5 = nstring(fields.get(b"content-md5"))
+    if media == b"MESSAGE" and inner:
+        child = next(p for p in parts[index + 1 :] if p.parent == index)
+        enclosed = _first_fields(memoryview(content)[child.header_start : child.header_end])
+        lists = {
+            name: address_list(value)
+            for name in (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+            if (value := enclosed.get(name))
+        }
+        return b"(%b %b %b %d %b %b)" % (
+            basic,
+            envelope(enclosed, lists),
+            inner[0],
+            part.lines,
+            md5,
+            extension,
+        )
+    if media == b"TEXT":
+        return b"(%b %d %b %b)" % (basic, part.lines, md5, extension)
+    return b"(%b %b %b)" % (basic, md5, extension)
+
+
+_US_ASCII = b'("CHARSET" "US-ASCII")'  # RFC 2045 §5.2
+_EMPTY_PART = (
+    b'("TEXT" "PLAIN" %b NIL NIL "7BIT" 0 0 NIL NIL NIL NIL)' % _US_ASCII
+)  # one is required
+
+
+def _extension(fields: dict[bytes, bytes]) -> bytes:
+    """Disposition, language, location."""
+    disposition = fields.get(b"content-disposition")
+    language = fields.get(b"content-language")
+    location = fields.get(b"content-location")
+    if disposition is None and language is None and location is None:
+        return b"NIL NIL NIL"
+    where = b"NIL"
+    if disposition is not None:
+        kind = disposition.partition(b";")[0].strip()
+        where = b"(%b %b)" % (string(kind), _parameters(disposition)) if kind else b"NIL"
+    tongues = b"NIL"
+    if language is not None:
+        words = [word.strip() for word in language.split(b",") if word.strip()]
+        if words:
+            tongues = b"(%b)" % b" ".join(string(word) for word in words)
+    return b"%b %b %b" % (where, tongues, nstring(location))
+
+
+@lru_cache(maxsize=256)
+def _parameters(value: bytes) -> bytes:
+    found = [
+        b"%b %b" % (string(name), string(_QUOTED_PAIR.sub(rb"\1", quoted) if quoted else bare))
+        for name, quoted, bare in _PARAMETER.findall(value)
+    ]
+    return b"(%b)" % b" ".join(found) if found else b"NIL"
+
+
+# -- sort keys and references -----------------------------------------------------------------------
+
+
+def _sort_keys(fields: dict[bytes, bytes], lists: dict[bytes, list[Address]]) -> bytes:
+    subject, is_reply = base_subject(decoded_words(header_text(fields.get(b"subject", b""))))
+    from_, to, cc = (_first(lists.get(name)) for name in (b"from", b"to", b"cc"))
+    words = (
+        casemapped(subject),
+        "1" if is_reply else "",
+        casemapped(header_text(from_.mailbox or b"")),
+        casemapped(header_text(to.mailbox or b"")),
+        casemapped(header_text(cc.mailbox or b"")),
+        casemapped(_display(from_)),
+        casemapped(_display(to)),
+    )
+    return "\0".join(word.replace("\0", "") for word in words).encode("utf-8", "replace")
+
+
+_NOBODY = Address()
+
+
+def _first(addresses: list[Address] | None) -> Address:
+    """The first mailbox; a group's name counts as its mailbox (RFC 5256 §3)."""
+    return addresses[0] if addresses else _NOBODY
+
+
+def _display(address: Address) -> str:
+    """RFC 5957 §3: the display name, else the address."""
+    if address.name:
+        return decoded_words(header_text(address.name))
+    if address.host:
+        return header_text(b"%b@%b" % (address.mailbox or b"", address.host))
+    return header_text(address.mailbox or b"")
+
+
+def casemapped(text: str) -> str:
+    """text as i;unicode-casemap compares it (RFC 5051 §2): title case, then decomposed."""
+    if text.isascii():
+        return text.upper()
+    return unicodedata.normalize("NFKD", "".join(map(str.title, text)))
+
+
+_SPACES = re.compile(r"[ \t\r\n]+")
+_BLOB = r"\[[^\[\]]*\]\s*"
+_LEADER = re.compile(rf"(?:{_BLOB})*(?:re|fwd?)\s*(?:{_BLOB})?:", re.IGNORECASE)
+_LEADING_BLOB = re.compile(_BLOB)
+_TRAILER = re.compile(r"(?:\(fwd\)|\s)+\Z", re.IGNORECASE)
+_FORWARDED = re.compile(r"\[fwd:(.*)\]\Z", re.IGNORECASE)
+
+
+def base_subject(subject: str) -> tuple[str, bool]:
+    """(base subject, whether a reply or forward mark was removed) by RFC 5256 §2.1, on decoded text."""
+    text = _SPACES.sub(" ", subject).strip()
+    is_reply = False
+    while True:
+        trimmed = _TRAILER.sub("", text)  # step 2
+        is_reply |= "(" in text[len(trimmed) :]
+        text = trimmed
+        while True:  # steps 3 to 5
+            text = text.lstrip()
+            leader = _LEADER.match(text)
+            if leader is not None:
+                text, is_reply = text[leader.end() :], True
+                continue
+            blob = _LEADING_BLOB.match(text)
+            if blob is not None and blob.end() < len(text):  # unless it is all there is
+                text = text[blob.end() :]
+                continue
+            break
+        forwarded = _FORWARDED.match(text)  # step 6
+        if forwarded is None:
+            return text, is_reply
+        text, is_reply = forwarded[1].strip(), True
+
+
+def _thread(fields: dict[bytes, bytes]) -> bytes:
+    own = _MSG_ID.search(fields.get(b"message-id", b""))
+    references = _MSG_ID.findall(fields.get(b"references", b""))
+    if not references:  # RFC 5256 §3: then the first of In-Reply-To
+        references = _MSG_ID.findall(fields.get(b"in-reply-to", b""))[:1]
+    if len(references) > REFERENCES_MAX:
+        references = references[:1] + references[-REFERENCES_MAX + 1 :]
+    return b"\0".join((own[1] if own else b"", *references))
+
+
+def sent_date(value: bytes) -> int:
+    """Seconds since 1970 of a Date field; 0 when it cannot be read, or is not of the years 1970 to 2105."""
+    if not value:
+        return 0
+    try:
+        fields = parsedate_tz(value.decode("ascii", "replace"))
+        if fields is None:
+            return 0
+        at = timegm((*fields[:6], 0, 1, 0)) - (fields[9] or 0)
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return 0
+    return at if 0 < at < 2**32 else 0

@@ -1,0 +1,1 @@
+"""The message store: accounts' mailboxes, messages, flags and search; see store.py."""

@@ -1,0 +1,296 @@
+"""One account on the disk: everything a session or a delivery may ask of it, in transactions.
+
+    Owns      AccountFile
+    Flow      AccountFile(directory) → any method, each one transaction → close()
+    Files     <directory>/store.db, large/
+    Limits    settings.mailboxes, quota of each delivery
+    Errors    StoreError kinds only
+    Blocking  everything: the loop asks through store.py; a command-line tool may call it as it is
+    Bugs      none known
+
+One thread at a time, any thread; any number of AccountFile objects, in any process, may be open on one account.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from gateway.config_model import StoreConfig
+from gateway.store.content import Contents, Prepared, make_directory
+from gateway.store.database import Database, errors
+from gateway.store.errors import NoSuchAccount, OverQuota, StoreError
+from gateway.store.index import IndexRow, all_rows, first_unseen, load, row_of
+from gateway.store.mailboxes import Mailboxes
+from gateway.store.messages import Addition, Messages
+from gateway.store.model import (
+    ALL_UIDS,
+    NEVER,
+    Changes,
+    Content,
+    Copied,
+    Delivered,
+    Delivery,
+    Expunged,
+    Mailbox,
+    Quota,
+    Snapshot,
+    Stored,
+    Usage,
+)
+
+T = TypeVar("T")
+
+
+class AccountFile:
+    """See the module.  Mailboxes are named by name where they are looked up, by id where they are worked on."""
+
+    def __init__(self, directory: Path, settings: StoreConfig, *, create: bool = False) -> None:
+        """create: the account is made when it does not exist; without it, NoSuchAccount."""
+        self.directory = directory
+        path = directory / "store.db"
+        if create and not path.exists():
+            with errors(directory):
+                make_directory(directory)
+        try:
+            self._database = Database(path, create=create)
+        except FileNotFoundError:
+            raise NoSuchAccount("the account has no mailboxes") from None
+        self._contents = Contents(self._database)
+        self._messages = Messages(self._database, self._contents)
+        self._mailboxes = Mailboxes(self._database, self._contents, settings.mailboxes)
+        with errors(path):
+            begun = self._database.row("SELECT 1 FROM mailbox WHERE id=0")
+        if begun is None:
+            with self._database.write():
+                self._mailboxes.begin(settings.initial_mailboxes)
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- deliveries ----------------------------------------------------------------------------------------------
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> list[Delivered | StoreError]:
+        """All in one transaction; durable when this returns.  What one message does wrong is its own affair."""
+        results: list[Delivered | StoreError] = []
+        prepared: list[Prepared | StoreError] = []
+        for delivery in deliveries:
+            try:
+                prepared.append(self._contents.prepare(delivery.content, delivery.queue_id))
+            except StoreError as error:
+                prepared.append(error)
+        try:
+            with self._database.write():
+                results = self._add_all(deliveries, prepared)
+        except StoreError as error:
+            results = [error] * len(deliveries)
+        for one, result in zip(prepared, results, strict=True):
+            if isinstance(result, StoreError) and isinstance(one, Prepared):
+                self._contents.discard(one)
+        return results
+
+    def _add_all(
+        self, deliveries: Sequence[Delivery], prepared: Sequence[Prepared | StoreError]
+    ) -> list[Delivered | StoreError]:
+        results: list[Delivered | StoreError] = []
+        groups: dict[int, tuple[IndexRow, list[int], list[Addition]]] = {}
+        rows: dict[str, IndexRow | StoreError] = {}
+        usage: Usage | None = None
+        now = int(time.time())
+        for index, (delivery, one) in enumerate(zip(deliveries, prepared, strict=True)):
+            if isinstance(one, StoreError):
+                results.append(one)
+                continue
+            row = rows.get(delivery.mailbox)
+            if row is None:
+                row = rows[delivery.mailbox] = self._target(delivery)
+            if isinstance(row, StoreError):
+                results.append(row)
+                continue
+            if delivery.quota.octets or delivery.quota.messages:
+                if usage is None:
+                    usage = self._usage()
+                after = Usage(usage.octets + one.size, usage.messages + 1)
+                if exceeded := over_quota(after, delivery.quota):
+                    results.append(exceeded)
+                    continue
+                usage = after
+            date = delivery.internal_date
+            addition = Addition(one, delivery.flags, now if date is None else date)
+            # Two names may mean one mailbox ("inbox"): it must not be worked on twice.
+            group = groups.setdefault(row.id, (row, [], []))
+            group[1].append(index)
+            group[2].append(addition)
+            results.append(StoreError("not stored"))
+        for row, indices, additions in groups.values():
+            for index, delivered in zip(indices, self._messages.add(row, additions), strict=True):
+                results[index] = delivered
+        return results
+
+    def _target(self, delivery: Delivery) -> IndexRow | StoreError:
+        try:
+            return self._mailboxes.find(delivery.mailbox)
+        except StoreError as error:
+            if not delivery.create:
+                return error
+        try:
+            return self._mailboxes.create(delivery.mailbox)
+        except StoreError as error:
+            return error
+
+    # -- mailboxes -----------------------------------------------------------------------------------------------
+
+    def mailboxes(self) -> list[Mailbox]:
+        """All of them, by name; also names that are only subscribed, or have something below them."""
+        with self._database.read():
+            return [row.mailbox() for row in all_rows(self._database)]
+
+    def mailbox(self, name: str) -> Mailbox:
+        """Raises NoSuchMailbox."""
+        with self._database.read():
+            return self._mailboxes.find(name).mailbox()
+
+    def mailbox_by_id(self, mailbox: int) -> Mailbox:
+        """Raises NoSuchMailbox when it was deleted."""
+        with self._database.read():
+            return row_of(self._database, mailbox).mailbox()
+
+    def create(self, name: str, special_use: Iterable[str] = ()) -> Mailbox:
+        with self._database.write():
+            return self._mailboxes.create(name, special_use).mailbox()
+
+    def delete(self, name: str) -> Mailbox:
+        with self._database.write():
+            return self._mailboxes.delete(name).mailbox()
+
+    def rename(self, old: str, new: str) -> None:
+        with self._database.write():
+            if old.upper() == "INBOX":  # RFC 9051 §6.3.6: its messages move, it stays
+                inbox = self._mailboxes.find(old)
+                target = self._mailboxes.create(new)
+                self._messages.copy(inbox.id, target.id, ALL_UIDS, move=True)
+            else:
+                self._mailboxes.rename(old, new)
+
+    def subscribe(self, name: str, subscribed: bool = True) -> None:
+        with self._database.write():
+            self._mailboxes.subscribe(name, subscribed)
+
+    def set_special_use(self, name: str, uses: Iterable[str]) -> None:
+        with self._database.write():
+            self._mailboxes.set_special_use(name, uses)
+
+    def usage(self) -> Usage:
+        """What counts against the quota."""
+        with self._database.read():
+            return self._usage()
+
+    def _usage(self) -> Usage:
+        row = self._database.row("SELECT sum(octets), sum(messages) FROM mailbox")
+        return Usage(*row) if row is not None else Usage(0, 0)
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def snapshot(self, mailbox: int) -> Snapshot:
+        """The whole index of a mailbox, of one moment: 48 octets a message."""
+        with self._database.read():
+            row = row_of(self._database, mailbox)
+            return Snapshot(row.mailbox(), list(load(self._database, row)))
+
+    def changes(self, mailbox: int, modseq: int) -> Changes:
+        with self._database.read():
+            return self._messages.changes(mailbox, modseq)
+
+    def first_unseen(self, mailbox: int) -> tuple[int, int]:
+        """(messages before it, UID) of the first message without \\Seen; (messages, 0) when all are seen."""
+        with self._database.read():
+            return first_unseen(self._database, row_of(self._database, mailbox))
+
+    def claim_recent(self, mailbox: int) -> int:
+        """The first UID this session is told of as \\Recent; no other session will be (RFC 3501 §2.3.2)."""
+        with self._database.read():
+            row = row_of(self._database, mailbox)
+            if row.recent_uid >= row.uidnext:
+                return row.uidnext
+        with self._database.write():
+            row = row_of(self._database, mailbox)
+            first, row.recent_uid = row.recent_uid, row.uidnext
+            self._database.execute(
+                "UPDATE mailbox SET recent_uid=? WHERE id=?", (row.uidnext, row.id)
+            )
+            return first
+
+    def store(
+        self,
+        mailbox: int,
+        ranges: bytes,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        replace: Sequence[str] | None = None,
+        unchanged_since: int = NEVER,
+    ) -> Stored:
+        with self._database.write():
+            return self._messages.store(
+                mailbox,
+                ranges,
+                add=add,
+                remove=remove,
+                replace=replace,
+                unchanged_since=unchanged_since,
+            )
+
+    def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
+        with self._database.write():
+            return self._messages.expunge(mailbox, ranges, deleted_only=deleted_only)
+
+    def copy(
+        self,
+        source: int,
+        target: int,
+        ranges: bytes,
+        *,
+        move: bool = False,
+        quota: Quota | None = None,
+    ) -> Copied:
+        with self._database.write():
+            copied = self._messages.copy(source, target, ranges, move=move)
+            if quota is not None and (exceeded := over_quota(self._usage(), quota)):
+                raise exceeded
+            return copied
+
+    def read(self, keys: Sequence[int]) -> list[Content | StoreError]:
+        """The messages; what cannot be had is the error that says why."""
+        return self._each(keys, self._contents.read)
+
+    def headers(self, keys: Sequence[int]) -> list[bytes | StoreError]:
+        """Header sections, with their empty line."""
+        return self._each(keys, self._contents.header)
+
+    def facts(self, keys: Sequence[int]) -> list[bytes | StoreError]:
+        """What mail.imap_facts packed at delivery."""
+        return self._each(keys, self._contents.facts)
+
+    def _each(self, keys: Sequence[int], get: Callable[[int], T]) -> list[T | StoreError]:
+        found: list[T | StoreError] = []
+        with self._database.read():
+            for key in keys:
+                try:
+                    found.append(get(key))
+                except StoreError as error:
+                    found.append(error)
+        return found
+
+    def reclaim(self) -> bool:
+        """Remove octets that no message has any more, a bounded number; False when none are left."""
+        return self._contents.reclaim()
+
+
+def over_quota(usage: Usage, quota: Quota) -> OverQuota | None:
+    if quota.octets and usage.octets > quota.octets:
+        return OverQuota(f"the account may keep {quota.octets} octets")
+    if quota.messages and usage.messages > quota.messages:
+        return OverQuota(f"the account may keep {quota.messages} messages")
+    return None

@@ -1,0 +1,166 @@
+"""One account's SQLite file: opening it, its tables, its transactions, its errors.
+
+    Owns      Database
+    Flow      Database(path) → read() … or `with database.write():` … → close()
+    Files     <account>/store.db, with -wal and -shm while it is open
+    Limits    CACHE_KIB of page cache a connection; the log is checkpointed every CHECKPOINT_PAGES
+    Errors    SQLite's and the system's become StoreError kinds here and nowhere else
+    Blocking  everything; only threads of the store call this
+    Security  the directory is 0700, the file 0600
+    Bugs      a commit that fails at its sync may be there after all when the account is opened again
+
+synchronous = FULL in WAL mode: a commit is one fdatasync of the log, and durable when it returns.  The log keeps its
+blocks (persistent WAL): overwriting them is cheaper to sync than appending.  APSW is used instead of Python's sqlite3
+because it brings its own SQLite: FTS5 is always there, and the WAL-reset race that releases before 3.51.3 have cannot
+meet our many writers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from gateway.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull
+
+SCHEMA_VERSION = 1
+PAGE_OCTETS = 4096
+CACHE_KIB = 1024
+CHECKPOINT_PAGES = 1000  # 4 MiB of log (SQLite's default)
+BUSY_S = 10.0  # another process holds the write lock: no transaction of ours takes that long
+
+# mailbox 0 is the account itself, with an empty name: its uidnext is the next message key, its highestmodseq the last
+# mailbox id given, its uidvalidity the last one given.  One page less to write in every delivery.
+SCHEMA = """
+CREATE TABLE mailbox(
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, uidvalidity INTEGER NOT NULL, uidnext INTEGER NOT NULL,
+  highestmodseq INTEGER NOT NULL, messages INTEGER NOT NULL, unseen INTEGER NOT NULL, deleted INTEGER NOT NULL,
+  octets INTEGER NOT NULL, recent_uid INTEGER NOT NULL, history_modseq INTEGER NOT NULL,
+  selectable INTEGER NOT NULL, subscribed INTEGER NOT NULL, special_use TEXT NOT NULL, keywords TEXT NOT NULL,
+  tail BLOB NOT NULL);
+CREATE TABLE chunk(id INTEGER PRIMARY KEY, head BLOB NOT NULL, records BLOB NOT NULL);
+CREATE TABLE message(id INTEGER PRIMARY KEY, facts BLOB NOT NULL, header BLOB NOT NULL);
+CREATE TABLE body(id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, file TEXT, octets BLOB);
+CREATE TABLE shared(message INTEGER PRIMARY KEY, copies INTEGER NOT NULL);
+CREATE TABLE garbage(message INTEGER PRIMARY KEY);
+CREATE TABLE expunged(
+  mailbox INTEGER, modseq INTEGER, ranges BLOB NOT NULL, PRIMARY KEY(mailbox, modseq)) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """A connection.  One thread at a time may use it, any thread."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Raises StoreError; FileNotFoundError unless create."""
+        if not create and not path.exists():
+            raise FileNotFoundError(path)
+        self.path = path
+        with errors(path):
+            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
+            if create:
+                flags |= apsw.SQLITE_OPEN_CREATE
+            self._connection = apsw.Connection(str(path), flags=flags, statementcachesize=100)
+            try:
+                self._configure()
+            except BaseException:
+                self._connection.close(True)
+                raise
+        self.execute: Callable[..., Any] = self._connection.execute
+        self.executemany: Callable[..., Any] = self._connection.executemany
+
+    def _configure(self) -> None:
+        connection = self._connection
+        connection.set_busy_timeout(int(BUSY_S * 1000))
+        version = connection.pragma("user_version")
+        if version == 0:
+            connection.pragma("page_size", PAGE_OCTETS)
+            connection.pragma(
+                "auto_vacuum", 2
+            )  # incremental: free pages can be given back in steps
+            connection.pragma("journal_mode", "wal")
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.pragma("user_version") == 0:  # nobody was faster
+                connection.execute(SCHEMA)
+                connection.pragma("user_version", SCHEMA_VERSION)
+            connection.execute("COMMIT")
+        elif version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has format {version}, this version reads {SCHEMA_VERSION}"
+            )
+        connection.pragma("synchronous", 2)  # FULL
+        connection.pragma("cache_size", -CACHE_KIB)
+        connection.pragma("mmap_size", 2**40)
+        connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        keep = ctypes.c_int(1)
+        connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(keep))
+
+    def row(self, sql: str, bindings: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+        found: tuple[Any, ...]
+        for found in self.execute(sql, bindings):
+            return found
+        return None
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[None]:
+        """All statements within see one moment.  Raises StoreError."""
+        with errors(self.path):
+            self.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._end("COMMIT")
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[None]:
+        """What is changed within is durable afterwards, all of it; or nothing is, and this raises StoreError."""
+        with errors(self.path):
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.execute("COMMIT")
+            except BaseException:
+                self._end("ROLLBACK")
+                raise
+
+    def _end(self, statement: str) -> None:
+        if not self._connection.get_autocommit():
+            with contextlib.suppress(apsw.Error):  # it ended by itself: I/O errors do that
+                self.execute(statement)
+
+    @property
+    def page_octets_free(self) -> tuple[int, int]:
+        """(octets of the file, octets of them that are free pages)."""
+        pages = self._connection.pragma("page_count")
+        free = self._connection.pragma("freelist_count")
+        return pages * PAGE_OCTETS, free * PAGE_OCTETS
+
+    def close(self) -> None:
+        with contextlib.suppress(apsw.Error):
+            self._connection.close(True)
+
+
+@contextlib.contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system say into StoreError."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (apsw.FullError, apsw.TooBigError) as error:
+        raise StoreFull(f"{path}: the disk is full") from error
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise StoreBusy(f"{path}: locked by another process for {BUSY_S:.0f} s") from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreDamaged(f"{path} is damaged ({error}): run `gateway mailbox check`") from error
+    except apsw.Error as error:
+        raise StoreError(f"{path}: {type(error).__name__}: {error}") from error
+    except OSError as error:
+        kind = StoreFull if error.errno in (28, 122) else StoreError  # ENOSPC, EDQUOT
+        raise kind(f"{error.filename or path}: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,307 @@
+"""The index of a mailbox: packed records in chunks, and a short tail in the mailbox's own row.
+
+    Owns      IndexRow; load(), append(), change()
+    Flow      delivery → tail (TAIL_RECORDS at most) → merged into the last chunk → full chunk (CHUNK_RECORDS)
+    Files     tables mailbox and chunk; a chunk's id is mailbox id « 32 | the lowest UID it may hold
+    Limits    a delivery writes 48 octets and, once in 32, a chunk of 24 KiB
+    Errors    StoreDamaged for records that do not match their chunk's checksum
+    Blocking  everything; within a transaction of the caller
+
+Flags and sequence numbers are not rows: a session works on the chunks as arrays (_native/store_index.pyx), and a
+change of ten thousand flags writes twenty chunks.  SQLite overwrites a row of unchanged length in place and journals
+only the pages that differ, so that one flag costs one or two pages.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from gateway._native import RECORD_OCTETS, crc32c, sum_records
+from gateway.store.database import Database
+from gateway.store.errors import LimitReached, NoSuchMailbox, StoreDamaged
+from gateway.store.model import KEYWORD_BIT, KEYWORDS_MAX, SYSTEM_FLAGS_LOWER, UID_MAX, Mailbox
+
+TAIL_RECORDS = 32
+CHUNK_RECORDS = 512
+MERGE_RECORDS = (
+    128  # a chunk that an expunge leaves with less joins the one before it, if that has room
+)
+
+_HEAD = struct.Struct(
+    "<IIIIQQ"
+)  # records, unseen, deleted, CRC-32C of the records, octets, highest modseq
+_COLUMNS = (
+    "id, name, uidvalidity, uidnext, highestmodseq, messages, unseen, deleted, octets, recent_uid, "
+    "history_modseq, selectable, subscribed, special_use, keywords, tail"
+)
+
+
+class IndexRow(msgspec.Struct):
+    """A row of the table mailbox, being worked on."""
+
+    id: int
+    name: str
+    uidvalidity: int
+    uidnext: int
+    highestmodseq: int
+    messages: int
+    unseen: int
+    deleted: int
+    octets: int
+    recent_uid: int  # UIDs from here on were not told as \\Recent
+    history_modseq: int  # expunges after this one are in the history
+    selectable: int
+    subscribed: int
+    special_use: str  # words, separated by space
+    keywords: str  # the same, in the order of their bits
+    tail: bytes  # the last records
+
+    def mailbox(self) -> Mailbox:
+        """As the callers of the store see it."""
+        recent = min(self.messages, max(0, self.uidnext - self.recent_uid))
+        return Mailbox(
+            self.id,
+            self.name,
+            self.uidvalidity,
+            self.uidnext,
+            self.highestmodseq,
+            self.messages,
+            self.unseen,
+            self.deleted,
+            self.octets,
+            recent,
+            tuple(self.special_use.split()),
+            bool(self.subscribed),
+            tuple(self.keywords.split()),
+            bool(self.selectable),
+        )
+
+    def bits(self, flags: tuple[str, ...] | list[str]) -> int:
+        """The bits of these flags; unknown keywords get one.  Raises LimitReached."""
+        bits = 0
+        known: list[str] | None = None
+        for flag in flags:
+            lower = flag.lower()
+            bit = SYSTEM_FLAGS_LOWER.get(lower)
+            if bit is None:
+                if known is None:
+                    known = self.keywords.lower().split()
+                if lower not in known:
+                    if len(known) == KEYWORDS_MAX:
+                        raise LimitReached(f"{self.name} has {KEYWORDS_MAX} keywords already")
+                    known.append(lower)
+                    self.keywords = f"{self.keywords} {flag}".strip()
+                bit = 1 << (KEYWORD_BIT + known.index(lower))
+            bits |= bit
+        return bits
+
+    def save(self, database: Database) -> None:
+        database.execute(
+            "UPDATE mailbox SET uidnext=?2, highestmodseq=?3, messages=?4, unseen=?5, deleted=?6, octets=?7, "
+            "recent_uid=?8, history_modseq=?9, keywords=?10, tail=?11 WHERE id=?1",
+            (
+                self.id,
+                self.uidnext,
+                self.highestmodseq,
+                self.messages,
+                self.unseen,
+                self.deleted,
+                self.octets,
+                self.recent_uid,
+                self.history_modseq,
+                self.keywords,
+                self.tail,
+            ),
+        )
+
+
+def row_of(database: Database, mailbox: int) -> IndexRow:
+    """Raises NoSuchMailbox."""
+    row = database.row(f"SELECT {_COLUMNS} FROM mailbox WHERE id=?", (mailbox,))
+    if row is None:
+        raise NoSuchMailbox("the mailbox was deleted")
+    return IndexRow(*row)
+
+
+def row_named(database: Database, name: str) -> IndexRow | None:
+    row = database.row(f"SELECT {_COLUMNS} FROM mailbox WHERE name=?", (name,))
+    return None if row is None else IndexRow(*row)
+
+
+def all_rows(database: Database) -> list[IndexRow]:
+    """Every mailbox but the account's own row, by name."""
+    rows = database.execute(f"SELECT {_COLUMNS} FROM mailbox WHERE id>0 ORDER BY name")
+    return [IndexRow(*row) for row in rows]
+
+
+def _bounds(mailbox: int, first: int = 0, last: int = UID_MAX) -> tuple[int, int]:
+    return mailbox << 32 | first, mailbox << 32 | last
+
+
+def _head(records: bytes) -> bytes:
+    count, unseen, deleted, octets, modseq, _ = sum_records(records)
+    return _HEAD.pack(count, unseen, deleted, crc32c(records), octets, modseq)
+
+
+def _checked(chunk: int, head: bytes, records: bytes) -> bytes:
+    if len(head) != _HEAD.size or crc32c(records) != _HEAD.unpack(head)[3]:
+        raise StoreDamaged(
+            f"the index of mailbox {chunk >> 32} is damaged from UID {chunk & UID_MAX} on: "
+            "run `gateway mailbox check`"
+        )
+    return records
+
+
+def load(database: Database, row: IndexRow, modseq_above: int = 0) -> Iterator[bytes]:
+    """The chunks that have a record changed after that modseq, in order, the tail last."""
+    bounds = _bounds(row.id)
+    if modseq_above == 0:
+        sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
+        for found in database.execute(sql, bounds):
+            yield _checked(*found)
+    else:
+        sql = "SELECT id, head FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
+        wanted = [
+            chunk
+            for chunk, head in database.execute(sql, bounds)
+            if _HEAD.unpack(head)[5] > modseq_above
+        ]
+        for chunk in wanted:
+            for found in database.execute(
+                "SELECT id, head, records FROM chunk WHERE id=?", (chunk,)
+            ):
+                yield _checked(*found)
+    if row.tail:
+        yield row.tail
+
+
+def first_unseen(database: Database, row: IndexRow) -> tuple[int, int]:
+    """(messages before it, UID) of the first message without \\Seen; (messages, 0) when there is none."""
+    before = 0
+    sql = "SELECT id, head FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
+    for chunk, head in database.execute(sql, _bounds(row.id)):
+        count, unseen = _HEAD.unpack(head)[:2]
+        if unseen:
+            found = database.row("SELECT records FROM chunk WHERE id=?", (chunk,))
+            if found is not None:
+                uid = sum_records(found[0])[5]
+                return before + _position(found[0], uid), uid
+        before += count
+    uid = sum_records(row.tail)[5]
+    return (before + _position(row.tail, uid), uid) if uid else (row.messages, 0)
+
+
+def _position(records: bytes, uid: int) -> int:
+    wanted = struct.pack("<I", uid)
+    for at in range(0, len(records), RECORD_OCTETS):
+        if records[at : at + 4] == wanted:
+            return at // RECORD_OCTETS
+    return 0
+
+
+def append(database: Database, row: IndexRow, records: bytes) -> None:
+    """Add records with new UIDs; the row's counters follow, the caller saves it."""
+    count, unseen, deleted, octets, _, _ = sum_records(records)
+    row.messages += count
+    row.unseen += unseen
+    row.deleted += deleted
+    row.octets += octets
+    row.tail += records
+    if len(row.tail) >= TAIL_RECORDS * RECORD_OCTETS:
+        _merge_tail(database, row)
+
+
+def _merge_tail(database: Database, row: IndexRow) -> None:
+    full = CHUNK_RECORDS * RECORD_OCTETS
+    records, row.tail = row.tail, b""
+    last = database.row(
+        "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1",
+        _bounds(row.id),
+    )
+    if last is not None and len(last[2]) < full:
+        room = full - len(last[2])
+        joined = _checked(*last) + records[:room]
+        records = records[room:]
+        replace(database, last[0], joined)
+    for at in range(0, len(records), full):
+        part = records[at : at + full]
+        first = int.from_bytes(part[:4], "little")
+        database.execute(
+            "INSERT INTO chunk VALUES(?,?,?)", (row.id << 32 | first, _head(part), part)
+        )
+
+
+def replace(database: Database, chunk: int, records: bytes) -> None:
+    """A chunk is these records from now on; it is gone when there are none."""
+    if records:
+        database.execute(
+            "UPDATE chunk SET head=?2, records=?3 WHERE id=?1", (chunk, _head(records), records)
+        )
+    else:
+        database.execute("DELETE FROM chunk WHERE id=?", (chunk,))
+
+
+def change(
+    database: Database, row: IndexRow, ranges: bytes, work: Callable[[bytes], bytes | None]
+) -> None:
+    """Pass each chunk that the ranges touch through `work`: new records, or None to leave it as it is.
+
+    The row's counters follow, the caller saves it.
+    """
+    if not ranges:
+        return
+    low, high = int.from_bytes(ranges[:4], "little"), int.from_bytes(ranges[-4:], "little")
+    first = database.row(
+        "SELECT max(id) FROM chunk WHERE id BETWEEN ? AND ?", _bounds(row.id, 0, low)
+    )
+    start = first[0] if first is not None and first[0] is not None else row.id << 32
+    shrunk = False
+    for (chunk,) in database.execute(
+        "SELECT id FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id", (start, row.id << 32 | high)
+    ).fetchall():
+        found = database.row("SELECT id, head, records FROM chunk WHERE id=?", (chunk,))
+        if found is None:
+            continue
+        records = _checked(*found)
+        new = work(records)
+        if new is not None:
+            _recount(row, records, new)
+            replace(database, chunk, new)
+            shrunk = shrunk or len(new) < len(records)
+    if row.tail:
+        new = work(row.tail)
+        if new is not None:
+            _recount(row, row.tail, new)
+            row.tail = new
+    if shrunk:
+        _join_small(database, row, start, row.id << 32 | high)
+
+
+def _recount(row: IndexRow, old: bytes, new: bytes) -> None:
+    before, after = sum_records(old), sum_records(new)
+    row.messages += after[0] - before[0]
+    row.unseen += after[1] - before[1]
+    row.deleted += after[2] - before[2]
+    row.octets += after[3] - before[3]
+
+
+def _join_small(database: Database, row: IndexRow, start: int, end: int) -> None:
+    """Chunks that an expunge left small are joined, lest a large mailbox keeps a directory of empty pages."""
+    previous: tuple[int, int] | None = None  # (chunk, its records)
+    sql = "SELECT id, head FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
+    for chunk, head in database.execute(sql, (start, end)).fetchall():
+        count = _HEAD.unpack(head)[0]
+        if previous is not None and count < MERGE_RECORDS and previous[1] + count <= CHUNK_RECORDS:
+            found = [
+                database.row("SELECT records FROM chunk WHERE id=?", (which,))
+                for which in (previous[0], chunk)
+            ]
+            joined = b"".join(one[0] for one in found if one is not None)
+            replace(database, previous[0], joined)
+            replace(database, chunk, b"")
+            previous = (previous[0], len(joined) // RECORD_OCTETS)
+        else:
+            previous = (chunk, count)

@@ -1,0 +1,297 @@
+"""What is done to the messages of a mailbox: add, change flags, expunge, copy, move; and what changed since.
+
+Owns      Messages
+Flow      within a write transaction of the caller: read the row, change chunks, save the row
+Files     tables mailbox, chunk, expunged, shared, garbage
+Limits    HISTORY_ROWS and HISTORY_OCTETS of expunge history a mailbox
+Errors    StoreError kinds
+Blocking  everything
+Standards RFC 9051 §6.4, RFC 7162 (MODSEQ, VANISHED), RFC 4315 (UIDPLUS), RFC 6851 (MOVE), RFC 8514
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from gateway._native import record_column, split_records, store_flags
+from gateway.store.content import Contents, Prepared
+from gateway.store.database import Database
+from gateway.store.errors import LimitReached
+from gateway.store.index import IndexRow, append, change, load, row_of
+from gateway.store.model import (
+    DELETED,
+    NEVER,
+    RECORD,
+    SYSTEM_MASK,
+    UID_MAX,
+    Changes,
+    Copied,
+    Delivered,
+    Expunged,
+    Stored,
+    ranges_of,
+    records_of,
+)
+
+# A client that was away for longer than this history is told what is left (RFC 7162 §3.2.5.1).
+HISTORY_ROWS = 4096
+HISTORY_OCTETS = 1 << 20
+_TRIM_EVERY = 64  # modseqs
+
+
+class Addition(msgspec.Struct):
+    """A message to be added to a mailbox."""
+
+    prepared: Prepared
+    flags: Sequence[str]
+    internal_date: int  # seconds since 1970
+    uid: int = 0  # an import keeps it when it is free; 0: the next one
+
+
+def message_keys(records: bytes) -> array[int]:
+    return array("Q", record_column(records, "message"))
+
+
+def uids(records: bytes) -> array[int]:
+    return array("I", record_column(records, "uid"))
+
+
+class Messages:
+    """The messages of one account."""
+
+    def __init__(self, database: Database, contents: Contents) -> None:
+        self._database = database
+        self._contents = contents
+
+    def add(self, row: IndexRow, additions: Sequence[Addition]) -> list[Delivered]:
+        """They get the next UIDs and one MODSEQ; the caller saves nothing."""
+        (key,) = self._database.row("SELECT uidnext FROM mailbox WHERE id=0") or (1,)
+        now = int(time.time())
+        records = []
+        delivered = []
+        row.highestmodseq += 1
+        for addition in additions:
+            prepared = addition.prepared
+            uid = max(addition.uid, row.uidnext)
+            if uid > UID_MAX:
+                raise LimitReached(f"{row.name} has used up its UIDs")
+            row.uidnext = uid + 1
+            self._contents.insert(key, prepared)
+            flags = row.bits(list(addition.flags)) if addition.flags else 0
+            records.append(
+                RECORD.pack(
+                    uid,
+                    prepared.size,
+                    flags,
+                    row.highestmodseq,
+                    key,
+                    addition.internal_date,
+                    now,
+                    prepared.sent_date,
+                )
+            )
+            delivered.append(
+                Delivered(row.name, row.id, uid, row.uidvalidity, row.highestmodseq, key)
+            )
+            key += 1
+        append(self._database, row, b"".join(records))
+        self._database.execute("UPDATE mailbox SET uidnext=? WHERE id=0", (key,))
+        row.save(self._database)
+        return delivered
+
+    def store(
+        self,
+        mailbox: int,
+        ranges: bytes,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        replace: Sequence[str] | None = None,
+        unchanged_since: int = NEVER,
+    ) -> Stored:
+        """RFC 9051 §6.4.6; replace: the flags are these afterwards."""
+        row = row_of(self._database, mailbox)
+        keywords = row.keywords
+        if replace is not None:
+            clear, bits = 2**64 - 1, row.bits(list(replace))
+        else:
+            bits = row.bits(list(add))
+            known = {flag.lower() for flag in row.keywords.split()}
+            clear = row.bits([f for f in remove if f.startswith("\\") or f.lower() in known])
+        modseq = row.highestmodseq + 1
+        changed: list[bytes] = []
+        refused: list[bytes] = []
+
+        def work(records: bytes) -> bytes | None:
+            new, touched, left = store_flags(records, ranges, clear, bits, modseq, unchanged_since)
+            changed.append(touched)
+            refused.append(left)
+            return new
+
+        change(self._database, row, ranges, work)
+        touched = b"".join(changed)
+        if touched:
+            row.highestmodseq = modseq
+        if touched or row.keywords != keywords:
+            row.save(self._database)
+        return Stored(touched, b"".join(refused), modseq if touched else 0)
+
+    def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
+        """RFC 9051 §6.4.3; deleted_only: those of the ranges that have \\Deleted."""
+        row = row_of(self._database, mailbox)
+        removed = self._remove(row, ranges, DELETED if deleted_only else 0)
+        if not removed:
+            return Expunged(b"", 0)
+        for records in removed:
+            self._contents.release(message_keys(records))
+        row.save(self._database)
+        return Expunged(
+            b"".join(record_column(records, "uid") for records in removed), row.highestmodseq
+        )
+
+    def _remove(self, row: IndexRow, ranges: bytes, must: int) -> list[bytes]:
+        """The records are out of the index and in the history; the caller saves the row."""
+        removed: list[bytes] = []
+
+        def work(records: bytes) -> bytes | None:
+            kept, gone = split_records(records, ranges, must)
+            if not gone:
+                return None
+            removed.append(gone)
+            return kept
+
+        change(self._database, row, ranges, work)
+        if removed:
+            row.highestmodseq += 1
+            gone = ranges_of(uid for records in removed for uid in uids(records))
+            self._database.execute(
+                "INSERT INTO expunged VALUES(?,?,?)", (row.id, row.highestmodseq, gone)
+            )
+            if row.highestmodseq % _TRIM_EVERY == 0:
+                self._trim_history(row)
+        return removed
+
+    def _trim_history(self, row: IndexRow) -> None:
+        octets = 0
+        sql = "SELECT modseq, length(ranges) FROM expunged WHERE mailbox=? ORDER BY modseq DESC"
+        rows = self._database.execute(sql, (row.id,)).fetchall()
+        for count, (modseq, length) in enumerate(rows, 1):
+            octets += length
+            if count > HISTORY_ROWS or octets > HISTORY_OCTETS:
+                self._database.execute(
+                    "DELETE FROM expunged WHERE mailbox=? AND modseq<=?", (row.id, modseq)
+                )
+                row.history_modseq = modseq
+                return
+
+    def copy(self, source: int, target: int, ranges: bytes, *, move: bool = False) -> Copied:
+        """RFC 9051 §6.4.7, §6.4.8: flags, dates and octets are the same, UID, MODSEQ and save date new."""
+        origin = row_of(self._database, source)
+        into = row_of(self._database, target) if target != source else origin
+        taken = [gone for _, gone in self._split(origin, ranges) if gone]
+        if not taken:
+            return Copied(into.uidvalidity, b"", b"")
+        into.highestmodseq += 1
+        modseq = into.highestmodseq
+        now = int(time.time())
+        translate = _Translation(origin, into)
+        new_uids = array("I")
+        for records in taken:
+            added = []
+            for record in records_of(records):
+                if into.uidnext > UID_MAX:
+                    raise LimitReached(f"{into.name} has used up its UIDs")
+                added.append(
+                    RECORD.pack(
+                        into.uidnext,
+                        record.size,
+                        translate(record.flags),
+                        modseq,
+                        record.message,
+                        record.internal_date,
+                        now,
+                        record.sent_date,
+                    )
+                )
+                new_uids.append(into.uidnext)
+                into.uidnext += 1
+            append(self._database, into, b"".join(added))
+            if not move:
+                self._contents.share(message_keys(records))
+        old_uids = b"".join(record_column(records, "uid") for records in taken)
+        removed_modseq = 0
+        if move:
+            self._remove(origin, ranges_of(array("I", old_uids)), 0)
+            removed_modseq = origin.highestmodseq
+            origin.save(self._database)
+        if into is not origin:
+            into.save(self._database)
+        elif not move:
+            origin.save(self._database)
+        return Copied(into.uidvalidity, old_uids, new_uids.tobytes(), modseq, removed_modseq)
+
+    def _split(self, row: IndexRow, ranges: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for records in load(self._database, row):
+            yield split_records(records, ranges)
+
+    def changes(self, mailbox: int, modseq: int) -> Changes:
+        """What happened after that MODSEQ; within a read transaction."""
+        row = row_of(self._database, mailbox)
+        if modseq >= row.highestmodseq:
+            return Changes(row.mailbox(), [], b"", True)
+        changed = [
+            records
+            for chunk in load(self._database, row, modseq)
+            if (records := changed_records(chunk, modseq))
+        ]
+        gone: Iterable[int] = (
+            uid
+            for (ranges,) in self._database.execute(
+                "SELECT ranges FROM expunged WHERE mailbox=? AND modseq>? ORDER BY modseq",
+                (mailbox, modseq),
+            )
+            for uid in range_uids(ranges)
+        )
+        return Changes(row.mailbox(), changed, ranges_of(gone), modseq >= row.history_modseq)
+
+
+def changed_records(records: bytes, modseq_above: int) -> bytes:
+    """The records whose modseq is above that."""
+    modseqs = array("Q", record_column(records, "modseq"))
+    if min(modseqs) > modseq_above:
+        return records
+    size = RECORD.size
+    return b"".join(
+        records[at * size : at * size + size]
+        for at, modseq in enumerate(modseqs)
+        if modseq > modseq_above
+    )
+
+
+def range_uids(ranges: bytes) -> Iterator[int]:
+    """Every UID of packed ranges."""
+    pairs = array("I", ranges)
+    for at in range(0, len(pairs), 2):
+        yield from range(pairs[at], pairs[at + 1] + 1)
+
+
+class _Translation:
+    """Flag bits of one mailbox as another one has them: keywords have a bit each mailbox gives them."""
+
+    def __init__(self, origin: IndexRow, into: IndexRow) -> None:
+        self._same = origin is into or origin.keywords == into.keywords
+        self._words = origin.mailbox()
+        self._into = into
+        self._known: dict[int, int] = {}
+
+    def __call__(self, flags: int) -> int:
+        if self._same or flags <= SYSTEM_MASK:
+            return flags
+        found = self._known.get(flags)
+        if found is None:
+            found = self._known[flags] = self._into.bits(self._words.names(flags))
+        return found

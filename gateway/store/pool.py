@@ -1,0 +1,275 @@
+"""Threads that work on accounts: one at a time on each account, several accounts at once.
+
+    Owns      Pool, Slot
+    Flow      loop: Slot.add*() → run queue → thread: Slot.run() → results → loop: callbacks, in order
+    Limits    settings.threads; settings.open_accounts (the longest unused is closed)
+    Errors    StoreError goes to the callback; anything else is logged and becomes a StoreError
+    Blocking  threads only; the loop waits for nothing
+
+Everything that waits on an account while another transaction runs is done in the next turn: deliveries of one turn
+share a transaction.  All bookkeeping is the loop's; a thread only takes from the deques of the slot it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from gateway.config_model import StoreConfig
+from gateway.store.account import AccountFile
+from gateway.store.errors import StoreBusy, StoreError
+from gateway.store.model import Delivered, Delivery, Notice
+from gateway.store.names import account_directory
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[AccountFile], Any]
+# (result, None) or (None, error)
+Done = Callable[[Any, StoreError | None], None]
+DeliveryDone = Callable[[Delivered | StoreError], None]
+
+JOBS_PER_TURN = 64
+
+
+class Slot:
+    """One account in this worker: what waits for it, and its open file."""
+
+    __slots__ = (
+        "busy", "close", "deliveries", "directory", "file", "jobs", "name",
+    )  # fmt: skip
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.file: AccountFile | None = None
+        self.jobs: deque[tuple[Work, Done, bool, Notices]] = deque()
+        self.deliveries: deque[tuple[Delivery, int, DeliveryDone]] = deque()
+        self.busy = False  # in the run queue, or in a thread
+        self.close = False  # the next turn closes the file
+
+
+# What a job's result means for others: (mailbox id, modseq) pairs.
+Notices = Callable[[Any], list[tuple[int, int]]]
+Result = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+class Pool:
+    """The threads of one worker."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: StoreConfig,
+        publish: Callable[[list[Notice]], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._directory = directory
+        self._settings = settings
+        self._publish = publish
+        self._slots: OrderedDict[str, Slot] = OrderedDict()  # the longest unused first
+        self._queue: SimpleQueue[Slot | None] = SimpleQueue()
+        self._finished: deque[tuple[Slot, list[Result], list[Notice]]] = deque()
+        self._woken = False
+        self._open = 0
+        self._waiting_octets = 0
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"store-{number}", daemon=True)
+            for number in range(settings.threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # -- on the loop ---------------------------------------------------------------------------------------------
+
+    def submit(
+        self, account: str, work: Work, done: Done, *, create: bool, notices: Notices
+    ) -> None:
+        slot = self._slot(account, done)
+        if slot is not None:
+            slot.jobs.append((work, done, create, notices))
+            self._schedule(slot)
+
+    def deliver(self, delivery: Delivery, done: DeliveryDone) -> None:
+        octets = sum(map(len, delivery.content))
+        if self._waiting_octets and self._waiting_octets + octets > self._settings.waiting_octets:
+            done(StoreBusy("too much mail waits for the store"))
+            return
+        slot = self._slot(delivery.account, lambda _, error: done(error or StoreBusy("closed")))
+        if slot is not None:
+            self._waiting_octets += octets
+            slot.deliveries.append((delivery, octets, done))
+            self._schedule(slot)
+
+    async def close(self) -> None:
+        """What was submitted is done; then nothing is taken any more, and all files are closed."""
+        self._closed = True
+        while any(slot.busy for slot in self._slots.values()):
+            self._idle.clear()
+            await self._idle.wait()
+        for slot in self._slots.values():
+            if slot.file is not None:
+                slot.close = True
+                self._schedule(slot)
+        while any(slot.busy for slot in self._slots.values()):
+            self._idle.clear()
+            await self._idle.wait()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _slot(self, account: str, done: Done) -> Slot | None:
+        if self._closed:
+            done(None, StoreBusy("the store is closing"))
+            return None
+        slot = self._slots.get(account)
+        if slot is None:
+            try:
+                slot = Slot(account, account_directory(self._directory, account))
+            except StoreError as error:
+                done(None, error)
+                return None
+            self._slots[account] = slot
+        return slot
+
+    def _schedule(self, slot: Slot) -> None:
+        if not slot.busy:
+            slot.busy = True
+            self._queue.put(slot)
+
+    def _drain(self) -> None:
+        self._woken = False
+        notices: list[Notice] = []
+        finished = self._finished
+        done: list[Result] = []
+        while finished:
+            slot, results, told = finished.popleft()
+            slot.busy = False
+            done += results
+            notices += told
+            if slot.jobs or slot.deliveries:
+                self._schedule(slot)
+            elif slot.file is None:
+                self._slots.pop(slot.name, None)
+            else:
+                self._slots.move_to_end(slot.name)
+        self._close_unused()
+        for callback, arguments in done:
+            try:
+                callback(*arguments)
+            except Exception:
+                logger.exception("a callback of the store failed")
+        if notices:
+            self._publish(notices)
+        self._idle.set()
+
+    def _delivered(self, octets: int) -> None:
+        self._waiting_octets -= octets
+
+    def _close_unused(self) -> None:
+        excess = self._open - self._settings.open_accounts
+        if excess <= 0:
+            return
+        for slot in list(self._slots.values()):
+            if not slot.busy and slot.file is not None:
+                slot.close = True
+                self._schedule(slot)
+                excess -= 1
+                if excess == 0:
+                    return
+
+    # -- in a thread ---------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (slot := self._queue.get()) is not None:
+            results: list[Result] = []
+            notices: list[Notice] = []
+            try:
+                self._turn(slot, results, notices)
+            except BaseException:  # a bug of ours: the slot must come back all the same
+                logger.exception("the store failed on account %s", slot.name)
+            self._finished.append((slot, results, notices))
+            if not self._woken:
+                self._woken = True
+                self._loop.call_soon_threadsafe(self._drain)
+
+    def _turn(self, slot: Slot, results: list[Result], notices: list[Notice]) -> None:
+        if slot.close and not slot.jobs and not slot.deliveries:
+            slot.close = False
+            self._close_file(slot)
+            return
+        slot.close = False
+        if slot.deliveries:
+            self._deliver(slot, results, notices)
+        for _ in range(JOBS_PER_TURN):
+            if not slot.jobs:
+                break
+            work, done, create, changed = slot.jobs.popleft()
+            try:
+                result = work(self._file(slot, create))
+                notices += [
+                    Notice(slot.name, mailbox, modseq) for mailbox, modseq in changed(result)
+                ]
+                results.append((done, (result, None)))
+            except StoreError as error:
+                results.append((done, (None, error)))
+            except Exception as error:
+                logger.exception("the store failed on account %s", slot.name)
+                results.append((done, (None, StoreError(f"{type(error).__name__}: {error}"))))
+
+    def _deliver(self, slot: Slot, results: list[Result], notices: list[Notice]) -> None:
+        settings = self._settings
+        batch: list[tuple[Delivery, int, DeliveryDone]] = []
+        octets = 0
+        while slot.deliveries and len(batch) < settings.batch_messages:
+            if batch and octets + slot.deliveries[0][1] > settings.batch_octets:
+                break
+            batch.append(slot.deliveries.popleft())
+            octets += batch[-1][1]
+        outcomes: list[Delivered | StoreError]
+        try:
+            outcomes = self._file(slot, True).deliver([one[0] for one in batch])
+        except StoreError as error:
+            outcomes = [error] * len(batch)
+        except Exception:
+            logger.exception("the store failed on account %s", slot.name)
+            outcomes = [self._deliver_alone(slot, one[0]) for one in batch]
+        changed: dict[int, int] = {}
+        for (_, _, done), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Delivered):
+                changed[outcome.mailbox_id] = outcome.modseq
+            results.append((done, (outcome,)))
+        results.append((self._delivered, (octets,)))
+        notices += [Notice(slot.name, mailbox, modseq) for mailbox, modseq in changed.items()]
+
+    def _deliver_alone(self, slot: Slot, delivery: Delivery) -> Delivered | StoreError:
+        """A bug that one message wakes must not keep the others of its batch out."""
+        try:
+            return self._file(slot, True).deliver([delivery])[0]
+        except StoreError as error:
+            return error
+        except Exception as error:
+            return StoreError(f"{type(error).__name__}: {error}")
+
+    def _file(self, slot: Slot, create: bool) -> AccountFile:
+        if slot.file is None:
+            slot.file = AccountFile(slot.directory, self._settings, create=create)
+            self._loop.call_soon_threadsafe(self._count_open, 1)
+        return slot.file
+
+    def _close_file(self, slot: Slot) -> None:
+        if slot.file is not None:
+            slot.file.close()
+            slot.file = None
+            self._loop.call_soon_threadsafe(self._count_open, -1)
+
+    def _count_open(self, change: int) -> None:
+        self._open += change

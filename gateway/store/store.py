@@ -1,0 +1,277 @@
+"""The message store of one worker: what POP3, IMAP, deliveries and tools ask, without waiting on the loop.
+
+    Owns      Store, Account
+    Flow      Store.deliver(delivery, done)            → a thread → done(Delivered | StoreError)
+              await Store.account(name).snapshot(id)   → a thread → the result
+              Store.notices.subscribe(account, listener)
+    Files     <store>/<aa>/<account>/: store.db (SQLite: index, headers, facts, small bodies), large/ (bodies)
+    Limits    [store] of the configuration; quotas come with each delivery
+    Errors    StoreError kinds; each concerns one message or one account, the rest goes on
+    Blocking  nothing here; work on one account is done in the order it was asked for, by one thread at a time
+    Standards RFC 9051, RFC 1939; RFC 7162 (MODSEQ), RFC 8474 (object ids), RFC 9208 (quota)
+
+What a reader should know
+  * An account is a name (UTF-8, opaque; whoever asks has made sure that it exists).  It has mailboxes, INBOX always.
+    Mailbox.id names one for good: it survives renaming and is never used again.
+  * A message in a mailbox is a Record (model.py): UID, flag bits, MODSEQ, dates, size, and `message`, the key of its
+    octets.  A mailbox is its records in ascending order of UID, handed out as packed chunks of bytes that never
+    change: sessions share them, the kernels of gateway._native (find_records(), record_column(), store_flags() …)
+    work on them, records_of() makes objects of them where there are few.
+  * A session takes a snapshot() once, then follows: when a Notice says that a mailbox has a higher MODSEQ, or before it
+    answers a command, it asks changes(id, the modseq it knows), which costs next to nothing when there are none.
+    RFC 2180 §4.1: octets of a message that others expunged may be gone; reading it then is MessageGone.
+  * To cost nothing for large maildrops, login needs only mailbox(): counts, octets and unseen are kept.
+  * Everything is durable when done() is called or the awaitable returns.  Deliveries that wait for one account share
+    one transaction and one sync; so do the changes of a STORE, COPY or EXPUNGE over any number of messages.
+  * UIDs as arguments are ranges_of([…]), or ALL_UIDS.
+
+    store = Store(config.store_dir, config.store, notices)      # on the running loop
+    store.deliver(Delivery("alice@example.test", [content]), done)
+    account = store.account("alice@example.test")
+    inbox = await account.mailbox("INBOX")                      # .messages, .octets: STAT
+    snapshot = await account.snapshot(inbox.id)
+    records = [record for chunk in snapshot.chunks for record in records_of(chunk)]
+    [content] = await account.read([records[0].message])        # .header + .body, or a StoreError
+    await account.expunge(inbox.id, ranges_of([records[0].uid]), deleted_only=False)
+    await store.close()
+
+Another implementation (a database server) has to provide these two classes; no SQL and no path leaves gateway/store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.config_model import StoreConfig
+from gateway.store.account import AccountFile
+from gateway.store.errors import StoreError
+from gateway.store.model import (
+    NEVER,
+    Changes,
+    Content,
+    Copied,
+    Delivery,
+    Expunged,
+    Mailbox,
+    Notice,
+    Quota,
+    Snapshot,
+    Stored,
+    Usage,
+)
+from gateway.store.notices import Notices
+from gateway.store.pool import DeliveryDone, Pool
+
+T = TypeVar("T")
+
+
+class Store:
+    """The store of one worker; several workers may have theirs on the same directory."""
+
+    def __init__(
+        self, directory: Path, settings: StoreConfig, notices: Notices | None = None
+    ) -> None:
+        """To be called on the running loop."""
+        self.notices = notices or Notices()
+        self._pool = Pool(directory, settings, self._publish)
+
+    def _publish(self, notices: list[Notice]) -> None:
+        self.notices.publish(notices)
+
+    def deliver(self, delivery: Delivery, done: DeliveryDone) -> None:
+        """done(Delivered), durably, or done(StoreError); the account is made when there is none.
+
+        done is called on the loop, maybe before this returns.
+        """
+        self._pool.deliver(delivery, done)
+
+    def account(self, name: str, *, create: bool = True) -> Account:
+        """What a session works with; costs nothing, and nothing need be closed.
+
+        create: an account that never got mail is made by the first question; without it, NoSuchAccount.
+        """
+        return Account(self._pool, name, create)
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close all files; whatever comes later is StoreBusy."""
+        await self._pool.close()
+
+
+def _nothing(_: object) -> list[tuple[int, int]]:
+    return []
+
+
+class Account:
+    """One account, asked from the loop.  Every method may raise StoreError kinds."""
+
+    def __init__(self, pool: Pool, name: str, create: bool) -> None:
+        self.name = name
+        self._pool = pool
+        self._create = create
+
+    async def _run(
+        self,
+        work: Callable[[AccountFile], T],
+        changed: Callable[[Any], list[tuple[int, int]]] = _nothing,
+    ) -> T:
+        """changed: the (mailbox id, modseq) pairs that others must hear of."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T, error: StoreError | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._pool.submit(self.name, work, done, create=self._create, notices=changed)
+        return await future
+
+    # -- mailboxes -----------------------------------------------------------------------------------------------
+
+    async def mailboxes(self) -> list[Mailbox]:
+        """All of them, by name; those that are not selectable are only subscribed to, or have others below."""
+        return await self._run(AccountFile.mailboxes)
+
+    async def mailbox(self, name: str) -> Mailbox:
+        """NoSuchMailbox when there is none to select."""
+        return await self._run(lambda file: file.mailbox(name))
+
+    async def mailbox_by_id(self, mailbox: int) -> Mailbox:
+        """The same for one that is known; NoSuchMailbox when it was deleted meanwhile."""
+        return await self._run(lambda file: file.mailbox_by_id(mailbox))
+
+    async def create(self, name: str, special_use: Iterable[str] = ()) -> Mailbox:
+        """A new mailbox, and those it lies in (RFC 9051 §6.3.4)."""
+        return await self._run(lambda file: file.create(name, special_use), _list_changed)
+
+    async def delete(self, name: str) -> Mailbox:
+        """It is gone with its messages; what lies below it stays (RFC 9051 §6.3.5)."""
+        deleted = await self._run(
+            lambda file: file.delete(name), lambda gone: [(0, 0), (gone.id, gone.highestmodseq + 1)]
+        )
+        self._reclaim()
+        return deleted
+
+    async def rename(self, old: str, new: str) -> None:
+        """What lies below comes along; the messages of INBOX move, INBOX stays (RFC 9051 §6.3.6)."""
+        await self._run(lambda file: file.rename(old, new), _list_changed)
+
+    async def subscribe(self, name: str, subscribed: bool = True) -> None:
+        """The name need not exist (RFC 9051 §6.3.7)."""
+        await self._run(lambda file: file.subscribe(name, subscribed), _list_changed)
+
+    async def set_special_use(self, name: str, uses: Iterable[str]) -> None:
+        """RFC 6154 §4."""
+        await self._run(lambda file: file.set_special_use(name, uses), _list_changed)
+
+    async def usage(self) -> Usage:
+        """What counts against the quota."""
+        return await self._run(AccountFile.usage)
+
+    # -- what is in a mailbox ------------------------------------------------------------------------------------
+
+    async def snapshot(self, mailbox: int) -> Snapshot:
+        """The mailbox and the packed records of all its messages, of one moment."""
+        return await self._run(lambda file: file.snapshot(mailbox))
+
+    async def changes(self, mailbox: int, modseq: int) -> Changes:
+        """What happened after that MODSEQ."""
+        return await self._run(lambda file: file.changes(mailbox, modseq))
+
+    async def first_unseen(self, mailbox: int) -> tuple[int, int]:
+        """(messages before it, UID) of the first message without \\Seen; (messages, 0) when all are seen."""
+        return await self._run(lambda file: file.first_unseen(mailbox))
+
+    async def claim_recent(self, mailbox: int) -> int:
+        """The first UID that this session, and no other, is told of as \\Recent (RFC 3501 §2.3.2)."""
+        return await self._run(lambda file: file.claim_recent(mailbox))
+
+    # -- octets of messages; keys are Record.message -------------------------------------------------------------
+
+    async def read(self, keys: Sequence[int]) -> list[Content | StoreError]:
+        """The messages in that order; ask for about a megabyte at a time, others wait meanwhile."""
+        return await self._run(lambda file: file.read(keys))
+
+    async def headers(self, keys: Sequence[int]) -> list[bytes | StoreError]:
+        """Header sections with their empty line; bodies are not touched."""
+        return await self._run(lambda file: file.headers(keys))
+
+    async def facts(self, keys: Sequence[int]) -> list[bytes | StoreError]:
+        """What mail.imap_facts packed at delivery: section(packed, ENVELOPE) and the like."""
+        return await self._run(lambda file: file.facts(keys))
+
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    async def store(
+        self,
+        mailbox: int,
+        ranges: bytes,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        replace: Sequence[str] | None = None,
+        unchanged_since: int = NEVER,
+    ) -> Stored:
+        """Change flags and keywords; replace: they are these afterwards (RFC 9051 §6.4.6, RFC 7162 §3.1.3).
+
+        A message whose flags are so already keeps its MODSEQ.
+        """
+        return await self._run(
+            lambda file: file.store(
+                mailbox,
+                ranges,
+                add=add,
+                remove=remove,
+                replace=replace,
+                unchanged_since=unchanged_since,
+            ),
+            lambda stored: [(mailbox, stored.modseq)] if stored.modseq else [],
+        )
+
+    async def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
+        """Remove messages; deleted_only: those with \\Deleted (RFC 9051 §6.4.3)."""
+        expunged = await self._run(
+            lambda file: file.expunge(mailbox, ranges, deleted_only=deleted_only),
+            lambda gone: [(mailbox, gone.modseq)] if gone.modseq else [],
+        )
+        if expunged.modseq:
+            self._reclaim()
+        return expunged
+
+    async def copy(
+        self,
+        source: int,
+        target: int,
+        ranges: bytes,
+        *,
+        move: bool = False,
+        quota: Quota | None = None,
+    ) -> Copied:
+        """COPY or MOVE, all or nothing; no octets are copied (RFC 9051 §6.4.7, §6.4.8)."""
+        return await self._run(
+            lambda file: file.copy(source, target, ranges, move=move, quota=quota),
+            lambda copied: (
+                [(target, copied.modseq)]
+                + ([(source, copied.expunged_modseq)] if copied.expunged_modseq else [])
+                if copied.target
+                else []
+            ),
+        )
+
+    def _reclaim(self) -> None:
+        """Octets without a message go in small steps, between what others ask for."""
+
+        def done(more: bool, error: StoreError | None) -> None:
+            if more and error is None:
+                self._reclaim()
+
+        self._pool.submit(self.name, AccountFile.reclaim, done, create=False, notices=_nothing)
+
+
+def _list_changed(_: object) -> list[tuple[int, int]]:
+    return [(0, 0)]
