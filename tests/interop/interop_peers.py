@@ -164,6 +164,15 @@ class RunningGateway:
 
     def start(self) -> None:
         """All its workers serve afterwards."""
+        self.launch()
+        try:
+            wait_for(self.is_ready, "the gateway to be ready")
+        except BaseException:
+            self.kill()
+            raise
+
+    def launch(self) -> None:
+        """Start it; it may take a while to serve, or die before."""
         self._ready_before = len(self.log("worker_ready"))
         with self._output.open("ab") as output:
             self.process = subprocess.Popen(
@@ -172,17 +181,13 @@ class RunningGateway:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        try:
-            wait_for(self._is_ready, "the gateway to be ready")
-        except BaseException:
-            self.kill()
-            raise
 
     def expect_workers(self, workers: int) -> None:
         """The configuration was changed: start() waits for so many."""
         self._workers = workers
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """So many workers serve as there should be; fails the test when it ended."""
         if self.process.poll() is not None:
             pytest.fail(f"the gateway ended with {self.process.returncode}:\n{self.output()}")
         return len(self.log("worker_ready")) - self._ready_before >= self._workers
