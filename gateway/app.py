@@ -23,6 +23,8 @@ from typing import Any
 
 import uvloop
 
+from gateway.accounts.build import Accounts
+from gateway.accounts.model import SourceError
 from gateway.agents import AgentFactory
 from gateway.config_model import Config
 from gateway.control import ControlServer, ask_siblings
@@ -92,7 +94,7 @@ class Worker:
         self._lag_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Recover, then open the doors.  Raises OSError or SpoolError."""
+        """Recover, then open the doors.  Raises OSError, SpoolError or SourceError."""
         config = self.config
         loop = asyncio.get_running_loop()
         self.log.attach(loop)
@@ -107,9 +109,21 @@ class Worker:
         self.tls = TlsContexts(
             self.keys.default,
             self.keys.sni,
-            ServerOptions(minimum_version=config.tls.min_version.removeprefix("TLSv")),
+            ServerOptions(
+                minimum_version=config.tls.min_version.removeprefix("TLSv"),
+                client_ca_file=str(config.tls.client_ca_file or ""),
+            ),
         )
         self._recover(loop)
+        self.accounts = Accounts(
+            config.accounts,
+            config.auth,
+            config.accounts_file,
+            hostname=config.hostname,
+            is_local=self._is_local,
+            log=self.log,
+        )
+        self.meter.add_source(self.accounts.auth.samples)
         self.doors = Doors(self)
         await self.doors.open(self._sockets)
         await self.egress.start()
@@ -164,6 +178,9 @@ class Worker:
             self.log.event("recovered", messages=len(messages))
         self.scheduler.recover(messages)
 
+    def _is_local(self, domain: str) -> bool:
+        return self.scheduler.router.is_local(domain)
+
     # -- changes while it runs ---------------------------------------------------------------------------------------
 
     def reload(self, reload: Reload) -> str | None:
@@ -174,6 +191,10 @@ class Worker:
         error = self.tls.reload(reload.keys.default, reload.keys.sni)
         if error is not None:
             return str(error)
+        try:
+            self.accounts.reload(reload.config.accounts, reload.config.auth, is_local=self._is_local)
+        except SourceError as unusable:
+            return str(unusable)
         self.config = reload.config
         self.keys = reload.keys
         self.agents.reload(reload.config)
@@ -198,6 +219,7 @@ class Worker:
             await asyncio.sleep(DRAIN_POLL_S)
         await self.scheduler.close(max(0.0, end - time.monotonic()))
         await self.agents.close()
+        await self.accounts.close()
         await self.doors.close_http()
         await self.control.close()
         for connection in list(self.sweep.connections):
@@ -399,7 +421,7 @@ def run_worker(context: WorkerContext) -> int:
     log = context.open_log(history.write if context.config.trace.enabled else None)
     try:
         uvloop.run(_serve(context, log, history))
-    except (OSError, SpoolError) as error:
+    except (OSError, SpoolError, SourceError) as error:
         log.error("worker_failed", error=str(error))
         log.close()
         return 1

@@ -213,6 +213,8 @@ def _check_files(config: Config) -> Iterator[Problem]:
                 yield ("tls", "sni", index), "names no server; set names"
     if tls.ca_file is not None and not os.access(tls.ca_file, os.R_OK):
         yield ("tls", "ca_file"), f"{tls.ca_file} cannot be read"
+    if tls.client_ca_file is not None and not os.access(tls.client_ca_file, os.R_OK):
+        yield ("tls", "client_ca_file"), f"{tls.client_ca_file} cannot be read"
     if config.log.file is not None and not config.log.file.parent.is_dir():
         yield ("log", "file"), f"there is no directory {config.log.file.parent}"
 

@@ -46,12 +46,10 @@ class Hasher:
     ) -> None:
         self._argon2 = argon2.PasswordHasher(time_cost, memory_kib, parallelism, type=Type.ID)
         self.scram_iterations = scram_iterations
-        encoded = base64.b64encode(os.urandom(48)).decode().rstrip("=")
         # For users that do not exist: the same work as for the others, and no password fits.
-        self.nobody = (
-            f"$argon2id$v=19$m={memory_kib},t={time_cost},p={parallelism}"
-            f"${encoded[:22]}${encoded[21:]}"
-        )
+        salt, digest = (base64.b64encode(os.urandom(n)).decode().rstrip("=") for n in (16, 32))
+        costs = f"m={memory_kib},t={time_cost},p={parallelism}"
+        self.nobody = f"$argon2id$v=19${costs}${salt}${digest}"
 
     def hash(self, password: str) -> str:
         """The verifier of a password: Argon2id in the PHC format."""

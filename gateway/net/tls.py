@@ -5,7 +5,7 @@ Flow      KeyPair.read (before privileges drop) → TlsContexts.server → sni_c
 Files     PEM chains and keys: read whole, handed to OpenSSL through a memfd, never written
 Errors    TlsError names the file; reload() returns it instead and keeps what was in use
 Security  keys stay in this process; TLS 1.2 and up; no renegotiation; forward secrecy only
-Standards RFC 8446, RFC 5246, RFC 6066 §3 (SNI), RFC 9325, RFC 7435, RFC 3207 §4
+Standards RFC 8446, RFC 5246, RFC 5929 (channel binding), RFC 6066 §3 (SNI), RFC 9325, RFC 7435, RFC 3207 §4
 Bugs      a client certificate that is offered must verify: ssl cannot "take any and tell"
 """
 
@@ -17,7 +17,8 @@ import ssl
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -55,6 +56,7 @@ class KeyPair(msgspec.Struct, frozen=True):
     key: bytes
     names: tuple[str, ...]  # DNS names it serves, lower case; "*.example.org" covers one label
     expires_at: int  # ns UTC
+    end_point: bytes = b""  # its hash as a channel binding (RFC 5929 §4); empty: has none
 
     def __repr__(self) -> str:  # the generated one would print the key
         return f"KeyPair({self.certificate_file!r}, names={self.names})"
@@ -68,9 +70,9 @@ class KeyPair(msgspec.Struct, frozen=True):
                 octets.append(Path(path).read_bytes())
             except OSError as error:
                 raise TlsError(f"{path}: {error.strerror}") from None
-        found, expires_at = _read_certificate(octets[0], str(certificate))
+        found, expires_at, end_point = _read_certificate(octets[0], str(certificate))
         chosen = tuple(name.lower() for name in names) or found
-        pair = cls(str(certificate), str(key), octets[0], octets[1], chosen, expires_at)
+        pair = cls(str(certificate), str(key), octets[0], octets[1], chosen, expires_at, end_point)
         _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)  # does the key belong to it?
         return pair
 
@@ -114,6 +116,8 @@ class TlsContexts:
         self._client_minimum = MINIMUM_VERSIONS[client_minimum_version]
         self._client_ca_file = client_ca_file
         self.server: ssl.SSLContext | None = None
+        # The hash of the certificate that each context shows, for connections older than a reload, too.
+        self._end_points: WeakKeyDictionary[ssl.SSLContext, bytes] = WeakKeyDictionary()
         if default is not None:
             self._current, self._by_name = self._build(default, self.sni)
             self.server = server_context(default, options)
@@ -126,7 +130,7 @@ class TlsContexts:
         return cls(
             default,
             sni,
-            ServerOptions(minimum_version=config.min_version),
+            ServerOptions(config.min_version, client_ca_file=str(config.client_ca_file or "")),
             client_minimum_version=config.min_version,
             client_ca_file=str(config.ca_file or ""),
         )
@@ -139,9 +143,12 @@ class TlsContexts:
         by_name: dict[str, ssl.SSLContext] = {}
         for pair in sni:
             context = server_context(pair, self.options)
+            self._end_points[context] = pair.end_point
             for name in pair.names:
                 by_name.setdefault(name, context)
-        return server_context(default, self.options), by_name
+        context = server_context(default, self.options)
+        self._end_points[context] = default.end_point
+        return context, by_name
 
     def _choose(
         self, connection: ssl.SSLObject, server_name: str | None, context: ssl.SSLContext
@@ -156,6 +163,14 @@ class TlsContexts:
                 or self._current
             )
         connection.context = chosen
+
+    def channel_bindings(self, connection: ssl.SSLObject) -> dict[str, bytes]:
+        """What SCRAM-…-PLUS may bind to on a connection that we serve, by name.
+
+        tls-exporter (RFC 9266) is missing: Python's ssl does not hand out keying material.
+        """
+        end_point = self._end_points.get(connection.context)
+        return {"tls-server-end-point": end_point} if end_point else {}
 
     def reload(
         self, default: KeyPair | None = None, sni: Sequence[KeyPair] | None = None
@@ -291,8 +306,9 @@ def _refuse_password() -> str:
     raise _EncryptedKeyError  # OpenSSL would ask on the terminal
 
 
-def _read_certificate(octets: bytes, path: str) -> tuple[tuple[str, ...], int]:
+def _read_certificate(octets: bytes, path: str) -> tuple[tuple[str, ...], int, bytes]:
     from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
 
     try:
         certificate = x509.load_pem_x509_certificate(octets)
@@ -303,4 +319,18 @@ def _read_certificate(octets: bytes, path: str) -> tuple[tuple[str, ...], int]:
         names = tuple(name.lower() for name in san.get_values_for_type(x509.DNSName))
     except x509.ExtensionNotFound:
         names = ()
-    return names, int(certificate.not_valid_after_utc.timestamp()) * 1_000_000_000
+    # RFC 5929 §4.1: the hash of its signature, but never one weaker than SHA-256.
+    algorithm = certificate.signature_hash_algorithm
+    if isinstance(algorithm, hashes.MD5 | hashes.SHA1):
+        algorithm = hashes.SHA256()
+    end_point = certificate.fingerprint(algorithm) if algorithm is not None else b""
+    return names, int(certificate.not_valid_after_utc.timestamp()) * 1_000_000_000, end_point
+
+
+def certificate_names(connection: ssl.SSLObject) -> tuple[str, ...]:
+    """The e-mail addresses in the certificate that the client showed and TLS verified."""
+    certificate = connection.getpeercert()  # {} unless it was verified
+    if not certificate:
+        return ()
+    names: Any = certificate.get("subjectAltName", ())
+    return tuple(value for kind, value in names if kind == "email")

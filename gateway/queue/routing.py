@@ -167,6 +167,14 @@ class Router:
         domain = normal_domain(domain) if domain else self.hostname
         return any(pattern in self._patterns for pattern in patterns_of(domain))
 
+    def is_local(self, domain: str) -> bool:
+        """True when mail for the domain, or some of it, goes into our own store."""
+        domain = normal_domain(domain)
+        candidates = self._cache.get(domain)
+        if candidates is None:
+            candidates = self._candidates(domain)
+        return any(hop.scheme == "store" for route in candidates for hop in route.next_hops)
+
     def _candidates(self, domain: str) -> tuple[Route, ...]:
         found: dict[int, Route] = {}
         for pattern in patterns_of(normal_domain(domain)):
