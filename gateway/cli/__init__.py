@@ -16,6 +16,8 @@ COMMANDS = {
     "serve": "run the gateway in the foreground",
     "init": "write a first configuration, with a key and a certificate",
     "check": "tell what is wrong with a configuration, and what it means",
+    "user": "add, list, change and remove accounts",
+    "alias": "addresses that stand for others",
     "queue": "see and change what waits for delivery",
     "trace": "tell the life of a message",
     "top": "watch a running gateway",
