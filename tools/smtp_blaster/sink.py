@@ -279,5 +279,7 @@ class Sink:
             self._server.close()
             self._server = None
         if self._socket is not None:
+            with contextlib.suppress(OSError):  # no longer listening, also where the server has a copy
+                self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             self._socket = None
