@@ -56,7 +56,7 @@ class History:
         now = self._clock()
         if self._fd < 0 or self._size >= self._file_octets or int(now // 86400) != self._day:
             self._begin_file(now)
-        if now >= self._clean_at:
+        if not now < self._clean_at <= now + CLEAN_S:  # the clock may have been set back
             self._clean_at = now + CLEAN_S
             self._clean(now)
         data = b"".join(lines)
@@ -71,7 +71,7 @@ class History:
         self._size += max(written, 0)
 
     def _begin_file(self, now: float) -> None:
-        if now < self._retry_at:
+        if now < self._retry_at <= now + RETRY_S:
             return
         self.close()
         start = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}"

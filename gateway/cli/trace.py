@@ -107,6 +107,8 @@ def life(config: Config, queue_id: str) -> dict[str, Any]:
         made_ms = 0
     after = made_ms / 1000 - SLACK_S
     events = history.lines_about(config.history_dir, queue_id, after=after)
+    if not events:  # the clock was set back since
+        events = history.lines_about(config.history_dir, queue_id)
     return {"queue_id": queue_id, "events": events, "queued": queued}
 
 

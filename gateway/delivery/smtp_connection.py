@@ -122,7 +122,7 @@ class SmtpConnection:
 
     __slots__ = (
         "_address", "_addresses", "_agent", "_closing", "_connection", "_encoder", "_failure", "_handshaking",
-        "_in_clear", "_inside", "_left_octets", "_loop", "_pieces", "_preparing", "_reading", "_settings",
+        "_heard", "_in_clear", "_inside", "_left_octets", "_loop", "_pieces", "_preparing", "_reading", "_settings",
         "_streamed", "_tasks", "_unsent_octets", "_writable", "held", "is_ready", "is_retired", "machine", "peer",
         "slots", "tls",
     )  # fmt: skip
@@ -138,6 +138,7 @@ class SmtpConnection:
         self._tasks: set[asyncio.Future[None]] = set()
         self._failure: Verdict | None = None  # why there will be no READY
         self._handshaking = False
+        self._heard = 0  # replies, when the deadline was set
         self._closing = False  # on_closed() is still to come
         self._inside = False  # our caller will flush
         self._preparing = False  # a delivery is read or converted off the loop
@@ -397,6 +398,7 @@ class SmtpConnection:
 
     def on_connected(self, connection: Connection) -> None:
         self._connection = connection
+        self._heard = 0
         self._note_tls(connection)
         self._set_deadline(connection)
 
@@ -502,10 +504,13 @@ class SmtpConnection:
     def _flush(self) -> None:
         connection = self._connection
         if connection is not None:
-            out = self.machine.data_to_send()
+            machine = self.machine
+            out = machine.data_to_send()
             if out:
                 connection.writelines(out)
-            self._set_deadline(connection)
+            if out or machine.heard != self._heard:  # a part of a reply is no progress
+                self._heard = machine.heard
+                self._set_deadline(connection)
 
     def _set_deadline(self, connection: Connection) -> None:
         machine, settings = self.machine, self._settings

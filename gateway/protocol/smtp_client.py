@@ -117,8 +117,8 @@ class SmtpClientMachine:
 
     __slots__ = (
         "_dirty", "_draining", "_events", "_flight", "_held", "_hostname", "_out", "_parser", "_pipelining", "_state",
-        "_tls_mode", "_xclient", "begun", "blind_octets", "capabilities", "depth", "finished", "lmtp", "tls",
-        "transactions_max",
+        "_tls_mode", "_xclient", "begun", "blind_octets", "capabilities", "depth", "finished", "heard", "lmtp",
+        "tls", "transactions_max",
     )  # fmt: skip
 
     def __init__(
@@ -151,6 +151,7 @@ class SmtpClientMachine:
         self.blind_octets = blind_octets
         self.transactions_max = transactions_max  # on this connection; 0 = no limit
         self.begun = 0
+        self.heard = 0  # replies that came, whole
         self.finished = 0  # transactions that got all their replies
         self.capabilities = NO_CAPABILITIES
 
@@ -236,6 +237,7 @@ class SmtpClientMachine:
             replies = self._parser.feed(data)
         except ValueError as error:
             return self.abandon("4.5.0", f"not an SMTP reply: {error}")
+        self.heard += len(replies)
         for reply in replies:
             state = self._state
             if state == _READY:
@@ -414,6 +416,7 @@ class SmtpClientMachine:
         if not flight:
             # Nothing was asked: good-bye (RFC 5321 §3.8), or we are out of step.
             self._state = _CLOSED
+            self._out.clear()
             self._emit(CLOSE)
             return
         t = flight[0]

@@ -63,7 +63,7 @@ def _read(message: InlineMessage) -> InlineBody:
 class InlineDelivery:
     """One message on its way through, until each recipient has an outcome."""
 
-    __slots__ = ("_answered", "_lanes", "_message", "_outcomes", "_scheduler", "_timer", "_waiting")
+    __slots__ = ("_answered", "_born", "_lanes", "_message", "_outcomes", "_scheduler", "_timer", "_waiting")
 
     def __init__(
         self, scheduler: Scheduler, message: InlineMessage, answered: Answered
@@ -75,6 +75,7 @@ class InlineDelivery:
         self._outcomes: list[Outcome | None] = [None] * count
         self._waiting = count
         self._lanes: list[Lane] = []
+        self._born = scheduler.birth(message.envelope)
         self._timer = scheduler.timers.add(scheduler.config.inline_wait_s, self._on_timeout)
 
     def start(self) -> None:
@@ -92,11 +93,16 @@ class InlineDelivery:
             else:
                 by_lane.setdefault(lane, []).append(index)
         for lane, indices in by_lane.items():
-            task = Task(self._message, indices, _read, lane)
+            task = self._task(indices, lane)
             task.answer = self._on_outcomes
             self._lanes.append(lane)
             lane.add(task)
         self._finish()
+
+    def _task(self, indices: list[int], lane: Lane | None) -> Task:
+        task = Task(self._message, indices, _read, lane)
+        task.born = self._born
+        return task
 
     def _on_outcomes(self, task: Task, outcomes: Sequence[Outcome]) -> None:
         for index, outcome in zip(task.recipients, outcomes, strict=True):
@@ -107,7 +113,7 @@ class InlineDelivery:
         if self._outcomes[index] is None:
             self._outcomes[index] = outcome
             self._waiting -= 1
-        task = task or Task(self._message, [index], _read, None)
+        task = task or self._task([index], None)
         self._scheduler.note_outcome(task, index, outcome)
 
     def _finish(self) -> None:

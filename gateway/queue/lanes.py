@@ -44,7 +44,7 @@ MakeAgent = Callable[[Route, NextHop, Listener], Agent]
 class Task(Job):
     """A message's unsettled recipients in one lane: what is scheduled."""
 
-    __slots__ = ("answer", "error", "failures_before", "order", "siblings", "state", "timer")
+    __slots__ = ("answer", "born", "error", "failures_before", "order", "siblings", "state", "timer")
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Task(Job):
         self.state = READY
         self.siblings: list[Task] | None = None  # all tasks of the message, when it has several
         self.timer: Timer | None = None  # when DEFERRED_TASK
+        self.born = 0.0  # monotonic, when the message was received; the scheduler's
         self.failures_before = 0  # of its lane to connect, when it joined
         self.order: Callable[[Task], None] | None = None  # an operator's, for when it stops running
         self.error: Outcome | None = None  # of the last attempt

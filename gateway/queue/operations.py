@@ -86,7 +86,7 @@ class Operations:
         ):
             return False
         return not (
-            chosen.older_than_s and self._age_s(envelope.received_at) < chosen.older_than_s
+            chosen.older_than_s and self._scheduler.age_s(tasks[0]) < chosen.older_than_s
         )
 
     # -- orders: each returns how many messages it was for ----------------------------------------
@@ -202,7 +202,7 @@ class Operations:
         return {
             "queue_id": stored.queue_id,
             "received_at": envelope.received_at,
-            "age_s": round(self._age_s(envelope.received_at), 3),
+            "age_s": round(self._scheduler.age_s(tasks[0]), 3),
             "size_octets": stored.size_octets,
             "reverse_path": envelope.reverse_path,
             "message_id": envelope.message_id,
@@ -246,16 +246,16 @@ class Operations:
     def stats(self) -> dict[str, Any]:
         """Totals, and a line for each lane."""
         scheduler = self._scheduler
-        now = scheduler.clock.now()
-        waiting: dict[Lane | None, list[int]] = {}  # deferred, held, oldest received_at
+        waiting: dict[Lane | None, tuple[int, int, float]] = {}  # deferred, held, oldest's age
+        nothing = (0, 0, 0.0)
         for task in scheduler.all_tasks():
-            entry = waiting.setdefault(task.lane, [0, 0, now])
-            entry[0] += STATE_NAMES[task.state] == "deferred"
-            entry[1] += task.state == HELD
-            entry[2] = min(entry[2], task.stored.envelope.received_at)
-        lanes = [
-            _describe_lane(lane, waiting.get(lane, [0, 0, now]), now) for lane in scheduler.lanes
-        ]
+            deferred, held, oldest_s = waiting.get(task.lane, nothing)
+            waiting[task.lane] = (
+                deferred + (task.state == DEFERRED_TASK),
+                held + (task.state == HELD),
+                max(oldest_s, scheduler.age_s(task)),
+            )
+        lanes = [_describe_lane(lane, waiting.get(lane, nothing)) for lane in scheduler.lanes]
         return {
             "messages": len(scheduler.tasks),
             "running": scheduler.running,
@@ -271,16 +271,13 @@ class Operations:
         for task in self._scheduler.all_tasks():
             name = task.lane.name if task.lane is not None else "(no route)"
             row = table.setdefault(name, [0] * (len(AGES_S) + 1))
-            age_s = self._age_s(task.stored.envelope.received_at)
+            age_s = self._scheduler.age_s(task)
             row[sum(age_s > bound for bound in AGES_S)] += 1
         return {"bounds_s": list(AGES_S), "lanes": table}
 
-    def _age_s(self, received_at: int) -> float:
-        return max(0.0, (self._scheduler.clock.now() - received_at) / 1e9)
 
-
-def _describe_lane(lane: Lane, waiting: list[int], now: int) -> dict[str, Any]:
-    deferred, held, oldest = waiting
+def _describe_lane(lane: Lane, waiting: tuple[int, int, float]) -> dict[str, Any]:
+    deferred, held, oldest_s = waiting
     error = lane.last_error
     return {
         "next_hop": lane.name,
@@ -290,7 +287,7 @@ def _describe_lane(lane: Lane, waiting: list[int], now: int) -> dict[str, Any]:
         "active": lane.running,
         "deferred": deferred,
         "held": held,
-        "oldest_s": round(max(0, now - oldest) / 1e9, 3),
+        "oldest_s": round(oldest_s, 3),
         "done": sum(lane.recipients_done),
         "bounced": lane.recipients_done[3],
         "deferrals": lane.deferrals,

@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 SWEEP_S = 60.0  # how often what waits in lanes is looked through for mail that waits too long
 SLICE = 1000  # tasks moved or looked at in one go: about 5 ms
 RETRY_AFTER_MAX_S = 86_400.0
+# RFC 5321 §4.5.3.1.10: what a 452 to RCPT may say of the number of recipients; 4.0.0: it had no status.
+TOO_MANY = frozenset({"4.5.3", "4.0.0"})
 TEXT_MAX = 500  # of a peer's words, kept with a recipient
 
 EVENTS = {
@@ -137,6 +139,7 @@ class Scheduler:
             lane = self._lanes.get(route) if route is not None else None
             if lane is not None:
                 task = Task(stored, [0], self.spool.body, lane)
+                task.born = self.birth(stored.envelope)
                 self.tasks[stored.queue_id] = task
                 if lane.route.config.hold:
                     task.state = HELD
@@ -157,8 +160,24 @@ class Scheduler:
             wait = min((stored.next_attempt_at - now) / 1e9, longest)
             self._dispatch(stored, range(len(stored.states)), wait)
 
-    def _dispatch(self, stored: Stored, indices: Iterable[int], wait: float = 0.0) -> None:
+    def birth(self, envelope: Envelope) -> float:
+        """When the message was received, on the clock that does not jump: asked once, it stays true
+        when the other one is set.  A time in the future counts as now."""
+        return self.clock.monotonic() - max(0, self.clock.now() - envelope.received_at) / 1e9
+
+    def age_s(self, task: Task) -> float:
+        return self.clock.monotonic() - task.born
+
+    def _dispatch(
+        self,
+        stored: Stored,
+        indices: Iterable[int],
+        wait: float = 0.0,
+        born: float | None = None,
+    ) -> None:
         """Make the tasks of these recipients, one a lane, and set them going."""
+        if born is None:
+            born = self.birth(stored.envelope)
         by_lane: dict[Lane | None, list[int]] = {}
         recipients = stored.envelope.recipients
         for index in indices:
@@ -169,6 +188,7 @@ class Scheduler:
         for lane, chosen in by_lane.items():
             attempt = 1 + max(stored.attempts[index] for index in chosen)
             task = Task(stored, chosen, self.spool.body, lane, attempt)
+            task.born = born
             self._register(task)
             tasks.append(task)
         for task in tasks:
@@ -275,7 +295,7 @@ class Scheduler:
             self._forget(task)
             for index in indices:
                 stored.attempts[index] = max(stored.attempts[index], task.attempt - 1)
-            self._dispatch(stored, indices, wait)
+            self._dispatch(stored, indices, wait, task.born)
 
     # -- lanes ------------------------------------------------------------------------------------
 
@@ -346,7 +366,10 @@ class Scheduler:
             else:
                 self.spool.settle(stored, index, state)
         if left:
-            self._on_deferred(task, left)
+            took_some = len(left) < len(outcomes) and all(
+                o.code in (452, 552) and o.enhanced in TOO_MANY for _, o in left
+            )
+            self._on_deferred(task, left, at_once=took_some)
         else:
             self._forget(task)
         if reported or len(self.reporter):
@@ -354,10 +377,13 @@ class Scheduler:
         if self._idle is not None and not self.running:
             self._idle.set()
 
-    def _on_deferred(self, task: Task, left: list[tuple[int, Outcome]]) -> None:
+    def _on_deferred(
+        self, task: Task, left: list[tuple[int, Outcome]], *, at_once: bool = False
+    ) -> None:
+        """at_once: the others of the transaction were taken, these were too many for one."""
         stored: Stored = task.stored
         now = self.clock.now()
-        age_s = max(0.0, (now - stored.envelope.received_at) / 1e9)
+        age_s = self.age_s(task)
         expire_s = self.expire_s(stored)
         lane: Lane | None = task.lane
         if lane is not None:
@@ -380,8 +406,15 @@ class Scheduler:
         self.spool.update(stored)
         task.recipients = [index for index, _ in left]
         task.error = left[-1][1]
-        task.attempt += 1
         order, task.order = task.order, None
+        if at_once and lane is not None and not lane.retired and not stored.held:
+            lane.add(task)  # RFC 5321 §4.5.3.1.10; each round is shorter, so this comes to an end
+            if order is not None and task.state != RUNNING:
+                order(task)
+            else:
+                task.order = order
+            return
+        task.attempt += 1
         if stored.held:
             task.state = HELD
         else:
@@ -473,6 +506,7 @@ class Scheduler:
 
     def split(self, task: Task, size: int) -> Task:
         rest = Task(task.stored, task.recipients[size:], task.read, task.lane, task.attempt)
+        rest.born = task.born
         rest.answer = task.answer
         rest.error = task.error
         task.recipients = task.recipients[:size]
@@ -502,7 +536,7 @@ class Scheduler:
         """Log and count one recipient's outcome: this is what `gateway trace` shows."""
         stored = task.stored
         envelope = stored.envelope
-        delay_s = (self.clock.now() - envelope.received_at) / 1e9
+        delay_s = self.age_s(task)
         lane: Lane | None = task.lane
         self.log.event(
             event,
@@ -570,12 +604,12 @@ class Scheduler:
         lane: Lane | None = task.lane
         if task.state != READY or lane is None:
             return
-        # Never without an attempt: a clock that jumped must not bounce mail that nobody refused.
+        # Never without an attempt: a clock that was wrong must not bounce mail that nobody refused.
         reason = task.error or (lane.last_error if lane.is_down else None)
         if reason is None:
             return
         stored: Stored = task.stored
-        age_s = (self.clock.now() - stored.envelope.received_at) / 1e9
+        age_s = self.age_s(task)
         if age_s >= self.expire_s(stored):
             self.give_up(task, reason)
         elif 0.0 < self.config.delay_warning_s <= age_s:

@@ -310,12 +310,13 @@ def test_552_to_rcpt_is_too_many_recipients(lab: Lab) -> None:
 
 
 class JumpingClock(LoopClock):
-    """Wall-clock time that can be set forward; waits stay as they are."""
+    """Time that passes as it does, and at once when ahead_s says so; waits are noticed within SWEEP_S."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.ahead_s = 0.0
         self.now = lambda: time.time_ns() + int(self.ahead_s * 1e9)
+        self.monotonic = lambda: time.monotonic() + self.ahead_s
 
 
 @pytest.fixture
