@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smtp_blaster import ledger, target
 from smtp_blaster.cli import main
-from smtp_blaster.content import Content, identify
+from smtp_blaster.content import Mail, identify
 from smtp_blaster.sink import Fault, Receipt, Sink, SinkPlan, SinkResult
 from smtp_blaster.source import Plan, Result, Source
 
@@ -78,12 +78,14 @@ def test_every_mode_delivers_each_message_once(protocol, mode, recipients, tmp_p
 def test_content_has_exactly_the_size_asked_for():
     for size in (300, 301, 377, 378, 379, 380, 1000, 10240, 102400):
         for dots in (False, True):
-            content = Content(size, run="run", seed=1, dots=dots)
-            octets = content.head(7) + content.rest
+            plan = Plan(target="127.0.0.1:1", messages=1, size_octets=size, dots=dots)
+            mail = Mail(plan, "run")
+            content = mail.content(7)
+            octets = mail.head(7) + content.rest
             assert len(octets) == content.size_octets == size
             assert octets.endswith(b"\r\n") and not re.search(rb"(?<!\r)\n|\r(?!\n)", octets)
             assert identify(b"Received: by somebody\r\n" + octets) == (
-                content.message_id(7),
+                mail.message_id(7),
                 content.digest,
             )
 

@@ -12,7 +12,8 @@ import msgspec
 import uvloop
 
 from smtp_blaster.cli_output import show
-from smtp_blaster.source import FORWARD_PATH, REVERSE_PATH, Plan, Source
+from smtp_blaster.plan import FORWARD_PATH, REVERSE_PATH, Plan
+from smtp_blaster.source import Source
 from smtp_blaster.target import TargetRefused
 
 

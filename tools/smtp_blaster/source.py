@@ -1,474 +1,487 @@
-"""The source: many SMTP or LMTP clients on one loop, sending numbered mail as fast or as often as
-they are told.
+"""The source: many SMTP or LMTP clients on one loop, sending numbered mail as fast or as often as they are told.
 
-    Owns      Plan (what to send), Source (one run), Result (what came of it)
-    Flow      Source.run → Session per connection → transaction after transaction → Result
-    Limits    every run ends: after plan.messages, after plan.duration_s, or when no connection can
-              be had
-    Errors    a refused or broken transaction is counted by its reply, never repeated;
-              TargetRefused before anything
-    Standards RFC 5321, RFC 2033 (LMTP), RFC 2920 (PIPELINING), RFC 3030 (CHUNKING), RFC 3207
-              (STARTTLS)
+Owns      Source (one process's part of a run), Result (what came of it)
+Flow      Source.run → a task a connection → Session → Supply and Tally → Result
+Limits    every run ends: plan.messages, plan.duration_s or supply.py's limits, no ready connection for
+          plan.patience_s, stop(); then transactions in flight have DRAIN_S
+Errors    a refused or broken transaction is counted, and repeated only when the plan says so (retry_s); a
+          connection that went is opened again with growing pauses; TargetRefused before anything
+Standards RFC 5321 §4.5.3.2, RFC 3207, RFC 8314 §3.3
 
-Latency is measured from the intended start: in an open loop (plan.rate) a message that waits for a
-free connection
-waits inside its latency, so a server that stalls cannot hide it (coordinated omission).
+Latency is measured from the intended start: in an open loop (plan.rate) a message that waits for a free
+connection waits inside its latency, so a server that stalls cannot hide it (coordinated omission).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import ssl
 import time
-from array import array
-from collections import Counter, deque
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable
+from itertools import count, cycle
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
-from gateway._native import ReplyParser
-from smtp_blaster.content import Content
+from smtp_blaster.content import Mail
 from smtp_blaster.ledger import Ledger
-from smtp_blaster.target import resolve
+from smtp_blaster.plan import Plan, check, duration_s
+from smtp_blaster.session import Session
+from smtp_blaster.supply import NEVER_NS, Message, Supply
+from smtp_blaster.tally import HISTOGRAMS, NAMES, TLS, Tally
+from smtp_blaster.target import parse, resolve
+from smtp_blaster.timer import Timer
 
-# What a reply answers.
-GREETING, HELLO, STARTTLS, MAIL, RCPT, DATA, DOT, RSET, QUIT = range(9)
-STAGES = ("greeting", "hello", "starttls", "mail", "rcpt", "data", "dot", "rset", "quit")
+__all__ = ["Interval", "Plan", "Result", "Source"]
 
-REVERSE_PATH = "source@example.test"
-FORWARD_PATH = "sink@example.test"
-
-Message = tuple[int, float]  # number, intended start (time.monotonic())
-
-CONNECT_ATTEMPTS = 3  # in a row, by one session; then it gives up
-CONNECT_PAUSE_S = 0.2
-DRAIN_S = 30.0  # how long transactions in flight may take after the duration is over
+BACKOFF_S = (0.05, 1.0)  # between two attempts to connect: the first pause, the longest
+FIRST_PATIENCE_S = 10.0  # as plan.patience_s, as long as there was no connection at all
+DRAIN_S = 30.0  # how long transactions in flight may take after the end
+QUIT_S = 5.0  # and a connection that has none
+FLUSH_S = 0.1  # how much of a ledger a kill of this process may cost; it costs no promise
+TROUBLES_MAX = 10
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    target: str  # HOST:PORT
-    protocol: str = "smtp"  # smtp | lmtp
-    connections: int = 1
-    messages: int = 0  # 0 = until duration_s is over
-    duration_s: float = 0.0  # 0 = until messages are sent
-    rate: float = (
-        0.0  # messages/s over all connections; 0 = closed loop, each connection as fast as it can
-    )
-    size_octets: int = 10240
-    recipients: int = 1
-    per_connection: int = 0  # messages, then QUIT and a new connection; 0 = no limit
-    pipelining: bool = False
-    chunking: bool = False
-    dots: bool = False  # every tenth line begins with a dot
-    tls: str = "off"  # off | starttls | implicit
-    reverse_path: str = REVERSE_PATH
-    forward_path: str = FORWARD_PATH  # with several recipients "sink-1@…", "sink-2@…"
-    owned: bool = False  # --i-own-this-target
-    seed: int = 1
-    run: str = ""  # part of every Message-ID; "" = from the clock
-    ledger: str = ""  # file for what was accepted
+class Interval(msgspec.Struct, kw_only=True):
+    """One second of a source."""
+
+    second: int  # from the run's start
+    offered: int
+    accepted: int
+    refused: int
+    broken: int
+    in_flight: int
+    latency: dict[int, int]  # tally's buckets of the messages accepted in it
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """A kind of reply: every negative one, and every one to content."""
+
+    stage: str
+    code: int
+    enhanced: str
+    text: str
+    count: int
 
 
 class Result(msgspec.Struct, kw_only=True):
-    accepted: int  # messages with at least one recipient taken
-    refused: int  # messages with a negative reply
-    broken: (
-        int  # messages whose connection went before the last reply: delivered or not, nobody knows
-    )
-    recipients_accepted: int
-    connections_opened: int
-    connections_failed: int
-    seconds: float
-    messages_per_s: float
-    cpu_us_per_message: float  # of this process, from the first connection to the last
-    latency_ms: dict[str, float]  # of accepted messages: min, p50, p90, p99, p999, max
-    replies: dict[str, int]  # "dot 250": 17, every negative reply and every final one
-    size_octets: int
-    late_starts: int  # open loop: messages begun more than a millisecond after their intended start
+    """What came of a source's part; summary.py adds up several."""
+
+    accepted: int = 0  # messages with at least one recipient taken
+    refused: int = 0  # messages with negative replies only
+    broken: int = 0  # messages whose connection went before the last reply: delivered or not, nobody knows
+    unsent: int = 0  # messages that were due and never begun
+    retried: int = 0
+    recipients_accepted: int = 0
+    octets: int = 0
+    connections_opened: int = 0
+    connections_failed: int = 0
+    late_starts: int = 0
+    warmed_up: int = 0  # messages of the warm-up: sent, not counted
+    seconds: float = 0.0
+    cpu_s: float = 0.0  # of this process between start and end
+    latency: dict[str, dict[int, int]] = {}  # by stage: tally's buckets
+    answers: list[Answer] = []
+    intervals: list[Interval] = []
+    troubles: dict[str, int] = {}  # why connections did not become ready
+
+    @property
+    def replies(self) -> dict[str, int]:
+        """ "dot 250": 17"""
+        found: dict[str, int] = {}
+        for answer in self.answers:
+            key = f"{answer.stage} {answer.code}"
+            found[key] = found.get(key, 0) + answer.count
+        return dict(sorted(found.items()))
+
+    @property
+    def messages_per_s(self) -> float:
+        return self.accepted / self.seconds if self.seconds else 0.0
+
+    @property
+    def cpu_us_per_message(self) -> float:
+        return 1e6 * self.cpu_s / max(1, self.accepted)
 
 
 class Source:
-    """One run of a plan."""
+    """Process `part` of a run of a plan."""
 
-    def __init__(self, plan: Plan) -> None:
-        if not plan.messages and not plan.duration_s:
-            raise ValueError("a run needs an end: messages or duration_s")
+    def __init__(
+        self, plan: Plan, part: int = 0, *, mail: Mail | None = None, ledger: Ledger | None = None
+    ) -> None:
+        """mail, ledger: those of the whole run where it has several parts."""
+        check(plan)
         self.plan = plan
         self.address = resolve(plan.target, owned=plan.owned)
-        self.content = Content(
-            plan.size_octets, run=plan.run or f"{time.time_ns():x}", seed=plan.seed, dots=plan.dots
-        )
-        self.forward_paths = _forward_paths(plan.forward_path, plan.recipients)
-        self.mail = f"MAIL FROM:<{plan.reverse_path}>\r\n".encode()
-        self.rcpts = [f"RCPT TO:<{path}>\r\n".encode() for path in self.forward_paths]
-        self.ledger = Ledger(Path(plan.ledger)) if plan.ledger else None
-        self.tls = _client_context() if plan.tls != "off" else None
-        self.accepted = self.refused = self.broken = self.recipients_accepted = 0
-        self.opened = self.failed = self.begun = self.late_starts = 0
-        self.latencies = array("d")
-        self.replies: Counter[tuple[int, int]] = Counter()
-        self.started = self.deadline = 0.0
-        self._beside: set[asyncio.Task[None]] = set()
-        self._interval = 1.0 / plan.rate if plan.rate else 0.0
+        self.mail = mail or Mail(plan, plan.run or f"{time.time_ns():x}")
+        self.ledger = ledger or (Ledger(Path(plan.ledger)) if plan.ledger else None)
+        self.supply = Supply(plan, self.mail, part)
+        self.tally = Tally()
+        self.opened = self.failed = 0
+        self.troubles: dict[str, int] = {}
+        self.intervals: list[Interval] = []
+        self.on_interval: Callable[[Interval], None] | None = None
+        self._part = part
+        self._users = cycle(plan.auth)
+        self._tls = _client_context() if plan.tls != "off" else None
+        self._waiting: deque[asyncio.Future[Message | None]] = deque()  # connections not open
+        self._idle: deque[Session] = deque()  # open, with nothing to send
+        self._opening: set[asyncio.Task[None]] = set()  # connecting, or pausing before it
+        self._sessions: set[Session] = set()
+        self._upgrades: set[asyncio.Task[None]] = set()
+        self._timer: Timer | None = None
+        self._limit: asyncio.Timeout | None = None
+        self._measured = _Measured()
+        self._ready_ns = 0  # when a connection was last ready for mail; 0 = never
+        self._warmed_up = 0
+        self._has_warmed_up = not plan.warmup_s
 
-    async def run(self) -> Result:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        self.started = time.monotonic()
-        self.deadline = (
-            self.started + self.plan.duration_s if self.plan.duration_s else float("inf")
-        )
-        sessions = [asyncio.create_task(self._keep_session()) for _ in range(self.plan.connections)]
-        limit = self.plan.duration_s + DRAIN_S if self.plan.duration_s else None
-        _, late = await asyncio.wait(sessions, timeout=limit)
-        for session in late:
-            session.cancel()
-        await asyncio.gather(*sessions, return_exceptions=True)
+    @property
+    def accepted(self) -> int:
+        """Messages so far."""
+        return self.tally.accepted
+
+    # -- the run -----------------------------------------------------------------------------------
+
+    async def run(self, start_ns: int = 0) -> Result:
+        """All of it.  start_ns: time.monotonic_ns() of its begin, for parts that begin together."""
+        plan = self.plan
+        start_ns = start_ns or time.monotonic_ns()
+        await asyncio.sleep((start_ns - time.monotonic_ns()) / 1e9)
+        self._start_ns = start_ns
+        self.supply.start(start_ns, duration_s(plan))
+        self._measure(start_ns)
+        self._timer = Timer(self._pace)
+        clock = asyncio.create_task(self._keep_time())
+        numbers = range(self._part, plan.connections, plan.processes)
+        keepers = [asyncio.create_task(self._keep_connection(number)) for number in numbers]
+        try:
+            async with asyncio.timeout(duration_s(plan) + DRAIN_S) as self._limit:
+                await asyncio.gather(*keepers, return_exceptions=True)
+        except TimeoutError:
+            self.trouble(f"transactions were still in flight {DRAIN_S:g} s behind the end")
+        finally:
+            self._limit = None
+            clock.cancel()
+            for task in keepers:
+                task.cancel()
+            await asyncio.gather(*keepers, clock, *self._upgrades, return_exceptions=True)
+            self._timer.close()
+        for task in keepers:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        self._interval()
+        unsent = self._unsent()
         if self.ledger is not None:
             self.ledger.close()
-        return self._result(time.monotonic() - self.started, usage)
+        return self._result(unsent)
 
-    def take(self) -> Message | None:
-        """Number and intended start (monotonic) of the next message, None when the run is over."""
-        number = self.begun
-        if self.plan.messages and number >= self.plan.messages:
-            return None
-        start = self.started + number * self._interval if self._interval else time.monotonic()
-        if start >= self.deadline or time.monotonic() >= self.deadline:
-            return None
-        self.begun = number + 1
-        return number, start
+    def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Nothing more begins; what is in flight has so long.  Again: it has less."""
+        self.supply.stop()
+        self._release()
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + drain_s)
 
-    def keep(self, work: Coroutine[None, None, None]) -> None:
-        """Run beside the sessions; asyncio itself holds tasks only weakly."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+    # -- what sessions ask -------------------------------------------------------------------------
 
-    async def _keep_session(self) -> None:
-        """One of plan.connections: opens a connection, and again after per_connection messages or a break."""
-        failures = 0
-        while failures < CONNECT_ATTEMPTS and (message := self.take()) is not None:
-            session = await self._connect(message)
-            if session is None:
-                self.broken += 1
-                return
-            try:
-                await session.closed
-            finally:
-                session.transport.abort()
-            failures = 0 if session.done else failures + 1
+    def next_user(self) -> tuple[str, str]:
+        """Name and password for a connection."""
+        name, _, password = next(self._users).partition(":")
+        return name, password
 
-    async def _connect(self, message: Message) -> Session | None:
-        loop = asyncio.get_running_loop()
-        for _ in range(CONNECT_ATTEMPTS):
-            try:
-                _, session = await loop.create_connection(
-                    lambda: Session(self, message),
-                    *self.address,
-                    ssl=self.tls if self.plan.tls == "implicit" else None,
-                )
-            except OSError:
-                self.failed += 1
-                await asyncio.sleep(CONNECT_PAUSE_S)
-            else:
-                self.opened += 1
-                return session
-        return None
+    def on_ready(self) -> None:
+        self._ready_ns = time.monotonic_ns()
 
-    def _result(self, seconds: float, before: resource.struct_rusage) -> Result:
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Result(
-            accepted=self.accepted,
-            refused=self.refused,
-            broken=self.broken,
-            recipients_accepted=self.recipients_accepted,
-            connections_opened=self.opened,
-            connections_failed=self.failed,
-            seconds=seconds,
-            messages_per_s=self.accepted / seconds if seconds else 0.0,
-            cpu_us_per_message=1e6 * cpu_s / max(1, self.accepted),
-            latency_ms=_percentiles(self.latencies),
-            replies={
-                f"{STAGES[stage]} {code}": n for (stage, code), n in sorted(self.replies.items())
-            },
-            size_octets=self.content.size_octets,
-            late_starts=self.late_starts,
-        )
-
-
-class Session(asyncio.Protocol):
-    """One connection: speaks its messages one after the other, then QUIT."""
-
-    __slots__ = (
-        "_awaited", "_dots", "_first", "_following", "_lmtp", "_number", "_parser", "_pipelining",
-        "_positive_dot", "_recipients", "_remaining", "_source", "_start", "_timer", "closed", "done",
-        "transport",
-    )  # fmt: skip
-
-    def __init__(self, source: Source, first: Message) -> None:
-        self._source = source
-        self._lmtp = source.plan.protocol == "lmtp"
-        self._pipelining = False
-        self._remaining = (
-            source.plan.per_connection or -1
-        )  # messages this connection may still begin
-        self._parser = ReplyParser()
-        self._awaited: deque[int] = deque((GREETING,))
-        self._first: Message | None = first  # taken, but not begun
-        self._number = -1  # the transaction that is being answered; -1 = none
-        self._start = 0.0
-        self._following: Message | None = (
-            None  # the one whose MAIL rides behind the content of this one
-        )
-        self._recipients: list[
-            int
-        ] = []  # by index, those taken in the transaction that is being answered
-        self._dots = 0  # replies to its content that came already (LMTP: one a recipient)
-        self._positive_dot = 0  # recipients they accepted
-        self._timer: asyncio.TimerHandle | None = None
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.done = 0  # messages answered to the end
-
-    # -- asyncio -----------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        unanswered = (self._number >= 0, self._following is not None, self._first is not None)
-        self._source.broken += sum(unanswered)
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            replies = self._parser.feed(data)
-        except ValueError:
-            self.transport.abort()
-            return
-        for code, _, text in replies:
-            self._on_reply(code, text)
-
-    # -- the dialog --------------------------------------------------------------------------------
-
-    def _on_reply(self, code: int, text: str) -> None:
-        if code == 421 or not self._awaited:
-            self._source.replies[self._awaited[0] if self._awaited else QUIT, code] += 1
-            self.transport.abort()
-            return
-        stage = self._awaited.popleft()
-        if stage == DOT:
-            self._on_dot(code)
-            return
-        if code >= 400:
-            self._source.replies[stage, code] += 1
-        if stage == MAIL:
-            self._on_mail(code)
-        elif stage == RCPT:
-            self._on_rcpt(code)
-        elif stage == DATA:
-            self._on_data(code)
-        elif stage == RSET:
-            self._refuse()
-        elif stage == QUIT:
-            self.transport.close()
-        elif code >= 400:
-            self._quit()
-        elif stage == GREETING:
-            self._hello()
-        elif stage == STARTTLS:
-            self._start_tls()
+    def park(self, session: Session) -> None:
+        """It has nothing to send now."""
+        if self.supply.is_over(self.tally.in_flight):
+            session.quit()
+            self._release()
         else:
-            self._on_hello(text)
+            self._idle.append(session)
+            self._arm()
 
-    def _send(self, stage: int, *octets: bytes) -> None:
-        self._awaited.append(stage)
-        self.transport.writelines(octets)
+    def trouble(self, text: str) -> None:
+        """Why a connection is of no use."""
+        line = text.partition("\n")[0]
+        if line in self.troubles or len(self.troubles) < TROUBLES_MAX:
+            self.troubles[line] = self.troubles.get(line, 0) + 1
 
-    def _hello(self) -> None:
-        self._send(
-            HELLO,
-            b"LHLO blaster.example.test\r\n" if self._lmtp else b"EHLO blaster.example.test\r\n",
-        )
-
-    def _on_hello(self, text: str) -> None:
-        plan = self._source.plan
-        if plan.tls == "starttls" and self.transport.get_extra_info("ssl_object") is None:
-            self._send(STARTTLS, b"STARTTLS\r\n")
-            return
-        offered = {line.partition(" ")[0].upper() for line in text.split("\n")[1:]}
-        if plan.chunking and "CHUNKING" not in offered:
-            self._quit()
-            return
-        self._pipelining = plan.pipelining and "PIPELINING" in offered
-        assert self._first is not None
-        message, self._first = self._first, None
-        self._begin(message)
-
-    def _start_tls(self) -> None:
-        source, context = self._source, self._source.tls
-        assert context is not None
+    def start_tls(self, session: Session, since_ns: int) -> None:
+        """Afterwards the session says EHLO again, or its connection is gone."""
 
         async def upgrade() -> None:
-            try:
-                transport = await asyncio.get_running_loop().start_tls(
-                    self.transport, self, context
-                )
-            except OSError:  # ssl.SSLError is one
-                self.transport.abort()
-                return
-            if transport is not None:
-                self.transport = transport
-                self._hello()
+            if await self._secure(session, since_ns):
+                session.hello()
 
-        source.keep(upgrade())
+        task = asyncio.get_running_loop().create_task(upgrade())
+        self._upgrades.add(task)
+        task.add_done_callback(self._upgrades.discard)
 
-    def _next(self) -> None:
-        """Begin another transaction, or end the connection."""
-        message = self._source.take() if self._remaining else None
-        if message is None:
-            self._quit()
-        else:
-            self._begin(message)
+    # -- connections -------------------------------------------------------------------------------
 
-    def _begin(self, message: Message) -> None:
-        early_s = message[1] - time.monotonic()
-        if early_s > 0 and self._source.plan.rate:
-            self._first = message
-            self._timer = asyncio.get_running_loop().call_later(early_s, self._begin_in_time)
-            return
-        self._source.late_starts += early_s < -0.001
-        self._remaining -= 1
-        self._number, self._start = message
-        self._clear()
-        if self._pipelining:
-            self.transport.writelines(self._transaction(self._number))
-        else:
-            self._send(MAIL, self._source.mail)
+    async def _keep_connection(self, number: int) -> None:
+        """One of plan.connections: opened when a message is due, and again after its end, to the run's."""
+        plan = self.plan
+        if plan.ramp_s and not plan.rate:
+            await asyncio.sleep(plan.ramp_s * number / plan.connections)
+        failures = 0
+        while (message := await self._due()) is not None:
+            failures = 0 if await self._serve(message) else failures + 1
+            if failures:
+                if self._is_out_of_patience():
+                    self.stop()
+                await self._pause(min(BACKOFF_S[0] * 2 ** (failures - 1), BACKOFF_S[1]))
 
-    def _begin_in_time(self) -> None:
-        assert self._first is not None
-        message, self._first = self._first, None
-        self._begin(message)
+    async def _due(self) -> Message | None:
+        """The next message for a connection that is not open; None when the run is over."""
+        message = self.supply.take()
+        if message is not None or self.supply.is_over(self.tally.in_flight):
+            return message
+        place: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        self._arm()
+        return await place
 
-    def _clear(self) -> None:
-        self._recipients.clear()
-        self._dots = self._positive_dot = 0
+    async def _serve(self, message: Message) -> bool:
+        """A connection from beginning to end; False when it answered no message."""
+        session = Session(self, message)
+        try:
+            if await self._open(session):
+                await session.closed
+        finally:
+            if session.transport is not None:
+                session.transport.abort()
+                session.connection_lost(None)
+            self._sessions.discard(session)
+            with contextlib.suppress(ValueError):
+                self._idle.remove(session)
+            unbegun = session.unbegun()
+            if unbegun is not None:
+                self.supply.put_back(unbegun)
+        return session.done > 0
 
-    def _transaction(self, number: int) -> list[bytes]:
-        """All of it for a server with PIPELINING: up to DATA, or with CHUNKING to the end of the content."""
-        source = self._source
-        self._awaited.append(MAIL)
-        self._awaited.extend(RCPT for _ in source.rcpts)
-        if source.plan.chunking:
-            self._awaited.append(DOT)
-            return [source.mail, *source.rcpts, *source.content.chunk(number)]
-        self._awaited.append(DATA)
-        return [source.mail, *source.rcpts, b"DATA\r\n"]
+    async def _open(self, session: Session) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        self._opening.add(task)
+        try:
+            async with asyncio.timeout(self.plan.timeout_s):
+                protocol = cast(asyncio.Protocol, session)  # in all but its base class
+                await asyncio.get_running_loop().create_connection(lambda: protocol, *self.address)
+        except OSError as error:  # TimeoutError is one
+            self.failed += 1
+            self.trouble(f"connect: {error.strerror or error or 'timed out'}")
+            return False
+        finally:
+            self._opening.discard(task)
+        self.opened += 1
+        self._sessions.add(session)
+        if self.plan.tls == "implicit" and await self._secure(session, time.monotonic_ns()):
+            session.greet()
+        return True
 
-    def _on_mail(self, code: int) -> None:
-        if self._pipelining:
-            return
-        if code < 400:
-            self._send(RCPT, self._source.rcpts[0])
-        else:
-            self._refuse()
+    async def _secure(self, session: Session, since_ns: int) -> bool:
+        loop = asyncio.get_running_loop()
+        host = parse(self.plan.target)[0]
+        assert self._tls is not None
+        try:
+            transport = await loop.start_tls(
+                session.transport, cast(asyncio.Protocol, session), self._tls,
+                server_hostname=None if host == self.address[0] else host,
+                ssl_handshake_timeout=self.plan.timeout_s,
+            )  # fmt: skip
+        except OSError as error:  # ssl.SSLError is one
+            self.trouble(f"TLS: {error}")
+            session.transport.abort()
+            return False
+        if transport is None:
+            return False
+        self.tally.record(TLS, time.monotonic_ns() - since_ns)
+        session.transport = transport
+        session.is_secure = True
+        return True
 
-    def _on_rcpt(self, code: int) -> None:
-        asked = self._dots  # before the content, this counts the answers to RCPT
-        self._dots += 1
-        if code < 400:
-            self._recipients.append(asked)
-        source = self._source
-        if self._dots == len(source.rcpts):
-            self._dots = 0
-        if self._pipelining:
-            return
-        if self._dots:
-            self._send(RCPT, source.rcpts[self._dots])
-        elif not self._recipients:
-            self._send(RSET, b"RSET\r\n")
-        elif source.plan.chunking:
-            self._send(DOT, *source.content.chunk(self._number))
-        else:
-            self._send(DATA, b"DATA\r\n")
+    async def _pause(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._opening.add(task)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._opening.discard(task)
 
-    def _on_data(self, code: int) -> None:
-        if code >= 400:
-            self._refuse()
-            return
-        source = self._source
-        buffers = (
-            source.content.data(self._number) if self._recipients else [b".\r\n"]
-        )  # RFC 2920 §3.1
-        self._awaited.append(DOT)
-        # RFC 2920 §3.1: the next MAIL may stand behind the final dot.  An open loop begins by the
-        # clock instead.
-        if self._pipelining and self._remaining and not source.plan.rate:
-            self._following = source.take()
-            if self._following is not None:
-                self._remaining -= 1
-                buffers += self._transaction(self._following[0])
-        self.transport.writelines(buffers)
+    def _is_out_of_patience(self) -> bool:
+        patience_s = self.plan.patience_s
+        if not self._ready_ns:
+            patience_s = min(patience_s, FIRST_PATIENCE_S)
+        since_s = (time.monotonic_ns() - (self._ready_ns or self._start_ns)) / 1e9
+        if since_s <= patience_s:
+            return False
+        self.trouble(f"no connection became ready for mail for {patience_s:g} s: the run ended")
+        return True
 
-    def _on_dot(self, code: int) -> None:
-        source = self._source
-        source.replies[DOT, code] += 1
-        if code < 400:
-            taken = (
-                [self._recipients[self._dots]]
-                if self._lmtp and self._recipients
-                else self._recipients
-            )
-            self._positive_dot += len(taken)
-            if source.ledger is not None:
-                source.ledger.add(
-                    source.content.message_id(self._number),
-                    source.content.digest,
-                    [source.forward_paths[index] for index in taken],
-                )
-        self._dots += 1
-        # RFC 2033 §4.2: one reply for each recipient that was taken; to chunks without any there
-        # is one.
-        if self._lmtp and self._dots < len(self._recipients):
-            self._awaited.appendleft(DOT)
-            return
-        if not self._positive_dot:
-            self._refuse()
-            return
-        source.accepted += 1
-        source.recipients_accepted += self._positive_dot
-        source.latencies.append(time.monotonic() - self._start)
-        self._finish()
+    # -- time --------------------------------------------------------------------------------------
 
-    def _refuse(self) -> None:
-        self._source.refused += 1
-        self._finish()
+    def _arm(self) -> None:
+        """Have _pace() called when something is due; for those who wait now."""
+        due_ns = self.supply.next_due_ns()
+        if due_ns != NEVER_NS and self._timer is not None:
+            self._timer.set(due_ns)
 
-    def _finish(self) -> None:
-        self.done += 1
-        self._number = -1
-        if self._following is None:
-            self._next()
-        else:
-            (self._number, self._start), self._following = self._following, None
-            self._clear()
+    def _pace(self) -> None:
+        """Give what is due to who is free; connections that are to be opened come first, then in turn."""
+        while self._waiting or self._idle:
+            message = self.supply.take()
+            if message is None:
+                break
+            if self._waiting:
+                place = self._waiting.popleft()
+                if place.done():  # its connection was given up meanwhile
+                    self.supply.put_back(message)
+                else:
+                    place.set_result(message)
+            else:
+                session = self._idle.popleft()
+                if session.closed.done():
+                    self.supply.put_back(message)
+                else:
+                    session.begin(message)
+        if self.supply.is_over(self.tally.in_flight):
+            self._release()
+        elif self._waiting or self._idle:
+            self._arm()
 
-    def _quit(self) -> None:
-        self._send(QUIT, b"QUIT\r\n")
+    def _release(self) -> None:
+        """Whoever waits for something to send may go; once nothing begins any more, who is still connecting, too."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+        while self._idle:
+            session = self._idle.popleft()
+            if not session.closed.done():
+                session.quit()
+        if self.supply.is_ended():
+            for task in list(self._opening):
+                task.cancel()
+            for session in self._sessions:
+                if not session.is_ready:
+                    session.transport.abort()
+
+    async def _keep_time(self) -> None:
+        plan = self.plan
+        warm_ns = self._start_ns + int(plan.warmup_s * 1e9)
+        for tick in count(1):
+            due_ns = self._start_ns + int(tick * FLUSH_S * 1e9)
+            if not self._has_warmed_up:
+                due_ns = min(due_ns, warm_ns)
+            await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+            now = time.monotonic_ns()
+            if self.ledger is not None:
+                self.ledger.flush()
+            if not self._has_warmed_up and now >= warm_ns:
+                self._has_warmed_up = True
+                self._warmed_up = self.tally.accepted
+                self._measure(warm_ns)
+            if now >= self._measured.next_ns:
+                self._interval()
+                for session in self._sessions:
+                    if session.is_overdue(now, int(plan.timeout_s * 1e9), int(QUIT_S * 1e9)):
+                        session.transport.abort()
+            if self.supply.is_over(self.tally.in_flight):
+                self._release()
+
+    def _measure(self, now_ns: int) -> None:
+        """All figures count from now."""
+        self.tally.clear(now_ns)
+        self._measured = _Measured(
+            from_ns=now_ns,
+            next_ns=now_ns + 10**9,
+            cpu_s=_cpu_s(),
+            seen=(self.supply.count_offered(now_ns), 0, 0, 0),
+        )
+
+    def _interval(self) -> None:
+        """Write down the second that ends now."""
+        tally, measured = self.tally, self._measured
+        now = time.monotonic_ns()
+        seen = (self.supply.count_offered(now), tally.accepted, tally.refused, tally.broken)
+        before, measured.seen = measured.seen, seen
+        latency, tally.interval = tally.interval, {}
+        interval = Interval(
+            second=(measured.next_ns - measured.from_ns) // 10**9 - 1,
+            offered=seen[0] - before[0],
+            accepted=seen[1] - before[1],
+            refused=seen[2] - before[2],
+            broken=seen[3] - before[3],
+            in_flight=tally.in_flight,
+            latency=latency,
+        )
+        measured.next_ns += 10**9 * max(1, 1 + (now - measured.next_ns) // 10**9)
+        self.intervals.append(interval)
+        if self.on_interval is not None:
+            self.on_interval(interval)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _unsent(self) -> int:
+        """Messages that were due and never begun; those that waited to be sent again keep their last outcome."""
+        supply, tally = self.supply, self.tally
+        never = 0
+        for message in supply.left():
+            if not message.is_again:
+                never += 1
+            elif not message.is_counted:
+                tally.end(message.how, message.start_ns, time.monotonic_ns(), 0)
+        if supply.is_open:
+            return supply.count_offered(time.monotonic_ns()) - supply.taken + never
+        return never + (supply.limit - supply.taken if self.plan.messages else 0)
+
+    def _result(self, unsent: int) -> Result:
+        tally, measured = self.tally, self._measured
+        latency = {NAMES[stage]: tally.counts(stage) for stage in range(HISTOGRAMS)}
+        return Result(
+            accepted=tally.accepted,
+            refused=tally.refused,
+            broken=tally.broken,
+            unsent=unsent,
+            retried=tally.retried,
+            recipients_accepted=tally.recipients_accepted,
+            octets=tally.octets,
+            connections_opened=self.opened,
+            connections_failed=self.failed,
+            late_starts=tally.late_starts,
+            warmed_up=self._warmed_up,
+            seconds=((tally.last_ns or time.monotonic_ns()) - measured.from_ns) / 1e9,
+            cpu_s=_cpu_s() - measured.cpu_s,
+            latency={name: counts for name, counts in latency.items() if counts},
+            answers=[
+                Answer(stage=NAMES[stage], code=code, enhanced=enhanced, text=text, count=number)
+                for (stage, code, enhanced), (number, text) in tally.answers.items()
+            ],
+            intervals=self.intervals,
+            troubles=self.troubles,
+        )
 
 
-def _forward_paths(template: str, count: int) -> list[str]:
-    if count == 1:
-        return [template]
-    local_part, _, domain = template.rpartition("@")
-    return [f"{local_part}-{number}@{domain}" for number in range(1, count + 1)]
+class _Measured(msgspec.Struct):
+    """Where the figures begin, and what the last interval saw."""
+
+    from_ns: int = 0
+    next_ns: int = 0  # the end of the interval
+    cpu_s: float = 0.0
+    seen: tuple[int, int, int, int] = (0, 0, 0, 0)  # offered, accepted, refused, broken
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _client_context() -> ssl.SSLContext:
@@ -477,12 +490,3 @@ def _client_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _percentiles(seconds: array[float]) -> dict[str, float]:
-    if not seconds:
-        return {}
-    ordered = sorted(seconds)
-    last = len(ordered) - 1
-    points = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
-    return {name: 1e3 * ordered[round(last * point)] for name, point in points.items()}

@@ -1,0 +1,490 @@
+"""One connection: set-up, then message after message, then QUIT.
+
+Owns      Session
+Flow      reply → _on_reply → the next command; Supply says what is next, Tally what happened
+Limits    the source's sweep ends it when a reply takes longer than plan.timeout_s
+Errors    garbage ends the connection; a message begun is then "broken", one that was not goes back to the source
+Standards RFC 5321, RFC 2033 (LMTP), RFC 2920 (PIPELINING), RFC 3030 (CHUNKING), RFC 3207 (STARTTLS), RFC 4954 (AUTH)
+
+A stage lasts from the write that carried its command to its reply; with PIPELINING several share a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Generator
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from gateway._native import ReplyParser
+from smtp_blaster import sasl
+from smtp_blaster.supply import LATE_NS, Message, Supply
+from smtp_blaster.tally import (
+    ACCEPTED,
+    AUTH,
+    BROKEN,
+    CONNECT,
+    DATA,
+    DOT,
+    GREETING,
+    HELLO,
+    MAIL,
+    NAMES,
+    QUIT,
+    RCPT,
+    REFUSED,
+    RSET,
+    STARTTLS,
+    Tally,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from smtp_blaster.source import Source
+
+INITIAL_RESPONSE_MAX = 500  # RFC 4954 §4: a command line that is too long goes without
+
+
+class Session:
+    """An asyncio.Protocol in all but its base class."""
+
+    __slots__ = (
+        "_asked", "_awaited", "_began_ns", "_chunking", "_content_sent", "_dots", "_eight_bit",
+        "_exchange", "_first", "_following", "_is_closing", "_ledger", "_lmtp", "_mail_code", "_message",
+        "_parser", "_pipelining", "_recipients", "_refused", "_remaining", "_source", "_supply",
+        "_taken", "_tally", "_transient", "closed", "done", "is_secure", "transport",
+    )  # fmt: skip
+
+    def __init__(self, source: Source, first: Message) -> None:
+        plan = source.plan
+        self._source = source
+        self._supply: Supply = source.supply
+        self._tally: Tally = source.tally
+        self._ledger = source.ledger
+        self._parser = ReplyParser()
+        self._lmtp = plan.protocol == "lmtp"
+        self._chunking = plan.chunking
+        self._pipelining = self._eight_bit = False
+        self._remaining = plan.per_connection or -1  # messages this connection may still begin
+        self._began_ns = monotonic_ns()
+        self._awaited: deque[int] = deque()  # time of the command << 4 | stage
+        self._exchange: Generator[bytes | None, bytes, None] | None = None
+        self._first: Message | None = first  # taken, but not begun
+        self._message: Message | None = None  # the one that is being answered
+        self._following: Message | None = None  # its MAIL rides behind the content of that one
+        self._content_sent = False
+        self._asked = 0  # replies to RCPT
+        self._mail_code = 0  # of a MAIL that was refused in a group
+        self._dots = 0  # replies to the content (LMTP: one a recipient)
+        # By index, the recipients of the message that is being answered:
+        self._recipients: list[int] = []  # those RCPT took
+        self._taken: list[int] = []  # those the content was taken for
+        self._refused: list[int] = []
+        self._transient: list[int] = []  # of the refused
+        self._is_closing = False
+        self.is_secure = False
+        self.done = 0  # messages answered to the end
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # -- asyncio -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        now = monotonic_ns()
+        self._tally.record(CONNECT, now - self._began_ns)
+        self._awaited.append(now << 4 | GREETING)
+        self.transport = transport  # type: ignore[assignment]
+
+    def pause_writing(self) -> None:
+        """What is written is one message at a time."""
+
+    def resume_writing(self) -> None:
+        """As above."""
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        now = monotonic_ns()
+        self._is_closing = True
+        if self._message is not None:
+            self._break(now)
+        if self._following is not None:
+            following, self._following = self._following, None
+            self._set(following)
+            self._break(now)
+        self._exchange = None
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            replies = self._parser.feed(data)
+        except ValueError as error:
+            self._source.trouble(f"no SMTP reply: {error}")
+            self.transport.abort()
+            return
+        for code, enhanced, text in replies:
+            self._on_reply(code, enhanced, text)
+
+    # -- what the source asks ----------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """TLS stands: the greeting is awaited from now on, unless it came already."""
+        if self._awaited and self._awaited[0] & 15 == GREETING:
+            self._awaited[0] = monotonic_ns() << 4 | GREETING
+
+    def hello(self) -> None:
+        self._send(HELLO, b"LHLO blaster.example.test\r\n" if self._lmtp else b"EHLO blaster.example.test\r\n")
+
+    def unbegun(self) -> Message | None:
+        """The message that it was opened for, when that was never sent."""
+        message, self._first = self._first, None
+        return message
+
+    @property
+    def is_ready(self) -> bool:
+        """The set-up is done."""
+        return self._first is None
+
+    def is_overdue(self, now_ns: int, timeout_ns: int, quit_ns: int) -> bool:
+        """The reply that is due next takes too long; so does the one to QUIT."""
+        if not self._awaited:
+            return False
+        stage = self._awaited[0] & 15
+        waited_ns = now_ns - (self._awaited[0] >> 4)
+        if stage == QUIT:
+            return waited_ns > quit_ns
+        if waited_ns > timeout_ns:
+            self._source.trouble(f"{NAMES[stage]}: no reply in {timeout_ns / 1e9:g} s")
+        return waited_ns > timeout_ns
+
+    def begin(self, message: Message) -> None:
+        """Send it.  The session is idle."""
+        now = monotonic_ns()
+        self._count(message, now)
+        self._set(message)
+        if self._pipelining:
+            self.transport.writelines(self._transaction(message, now))
+        else:
+            self._awaited.append(now << 4 | MAIL)
+            self.transport.write(self._mail(message))
+
+    def quit(self) -> None:
+        self._send(QUIT, b"QUIT\r\n")
+
+    # -- the set-up --------------------------------------------------------------------------------
+
+    def _on_reply(self, code: int, enhanced: str, text: str) -> None:
+        if code == 421 or not self._awaited:  # RFC 5321 §3.8: 421 may come at any time
+            self._on_shutdown(code, enhanced, text)
+            return
+        asked = self._awaited.popleft()
+        stage = asked & 15
+        now = monotonic_ns()
+        if stage <= QUIT and (stage != AUTH or code != 334):
+            self._tally.record(stage, now - (asked >> 4))
+        if stage == DOT:
+            self._on_dot(code, enhanced, text, asked, now)
+            return
+        if code >= 400:
+            self._tally.reply(stage, code, enhanced, text)
+        if stage == MAIL:
+            self._on_mail(code)
+        elif stage == RCPT:
+            self._on_rcpt(code)
+        elif stage == DATA:
+            self._on_data(code)
+        elif stage == RSET:
+            self._end(now)
+        elif stage == QUIT:
+            self.transport.close()
+        else:
+            self._on_set_up(stage, code, text, asked)
+
+    def _on_shutdown(self, code: int, enhanced: str, text: str) -> None:
+        """The server takes its leave: what it did not answer it did not take."""
+        stage = self._awaited[0] & 15 if self._awaited else QUIT
+        self._tally.reply(stage, code, enhanced, text)
+        if self._message is None and self._awaited:
+            self._source.trouble(f"{NAMES[stage]}: {code} {text}")
+        self._awaited.clear()
+        self._is_closing = True
+        while code == 421 and self._message is not None:
+            self._refuse_open(code)
+            self._end(monotonic_ns())
+        self.transport.abort()
+
+    def _on_set_up(self, stage: int, code: int, text: str, asked: int) -> None:
+        if code >= 400:
+            self._source.trouble(f"{NAMES[stage]}: {code} {text}")
+            self.quit()
+        elif stage == GREETING:
+            self.hello()
+        elif stage == STARTTLS:
+            self._source.start_tls(self, asked >> 4)
+        elif stage == AUTH:
+            self._on_auth(code, text, asked)
+        else:
+            self._on_hello(text)
+
+    def _on_hello(self, text: str) -> None:
+        plan = self._source.plan
+        if plan.tls == "starttls" and not self.is_secure:
+            self._send(STARTTLS, b"STARTTLS\r\n")
+            return
+        offered = {}
+        for line in text.split("\n")[1:]:
+            keyword, _, parameters = line.partition(" ")
+            offered[keyword.upper()] = parameters
+        if plan.chunking and "CHUNKING" not in offered:
+            self._source.trouble("the server does not offer CHUNKING")
+            self.quit()
+            return
+        self._pipelining = plan.pipelining and "PIPELINING" in offered
+        self._eight_bit = "8BITMIME" in offered
+        if plan.auth:
+            self._authenticate(offered.get("AUTH", ""))
+        else:
+            self._ready()
+
+    def _authenticate(self, offered: str) -> None:
+        plan = self._source.plan
+        try:
+            mechanism = sasl.choose(plan.auth_mechanism, offered)
+        except ValueError as error:
+            self._source.trouble(str(error))
+            self.quit()
+            return
+        self._exchange = sasl.exchange(mechanism, *self._source.next_user())
+        first = next(self._exchange)
+        if first is not None and len(first) > INITIAL_RESPONSE_MAX:
+            self._exchange = sasl.late(first, self._exchange)
+            first = None
+            next(self._exchange)
+        line = f"AUTH {mechanism}".encode()
+        self._send(AUTH, line + b"\r\n" if first is None else line + b" " + sasl.encoded(first) + b"\r\n")
+
+    def _on_auth(self, code: int, text: str, asked: int) -> None:
+        if code != 334:
+            self._exchange = None
+            self._ready()
+            return
+        try:
+            assert self._exchange is not None
+            answer = self._exchange.send(sasl.decoded(text)) or b""
+        except (ValueError, StopIteration) as error:
+            self._source.trouble(f"AUTH: {error or 'a challenge too many'}")
+            answer, self._exchange = None, None
+        self._awaited.append(asked)  # the stage is the whole exchange
+        # RFC 4954 §4: "*" cancels.
+        self.transport.write(b"*\r\n" if answer is None else sasl.encoded(answer) + b"\r\n")
+
+    def _ready(self) -> None:
+        """May begin with the mail."""
+        self._source.on_ready()
+        message, self._first = self._first, None
+        if message is None:
+            self._next()
+        else:
+            self.begin(message)
+
+    # -- transactions ------------------------------------------------------------------------------
+
+    def _send(self, stage: int, octets: bytes) -> None:
+        self._awaited.append(monotonic_ns() << 4 | stage)
+        self.transport.write(octets)
+
+    def _next(self) -> None:
+        """Begin another transaction, wait for one, or end the connection."""
+        message = self._supply.take() if self._remaining else None
+        if message is not None:
+            self.begin(message)
+        elif self._remaining:
+            self._source.park(self)
+        else:
+            self.quit()
+
+    def _set(self, message: Message) -> None:
+        """This one is answered from now on."""
+        self._message = message
+        self._content_sent = False
+        self._asked = self._dots = self._mail_code = 0
+        if self._recipients:
+            self._recipients = []
+            self._taken = []
+        if self._refused:
+            self._refused = []
+            self._transient = []
+
+    def _mail(self, message: Message) -> bytes:
+        if self._eight_bit and message.content.is_eight_bit:
+            return message.mail[:-2] + b" BODY=8BITMIME\r\n"  # RFC 6152 §2
+        return message.mail
+
+    def _transaction(self, message: Message, now: int) -> list[bytes]:
+        """All of it for a server with PIPELINING: up to DATA, or with CHUNKING to the end of the content."""
+        awaited = self._awaited
+        awaited.append(now << 4 | MAIL)
+        for _ in message.rcpts:
+            awaited.append(now << 4 | RCPT)
+        if self._chunking:
+            self._content_sent = True
+            awaited.append(now << 4 | DOT)
+            return [self._mail(message), *message.rcpts, *message.content.chunk(self._head(message))]
+        awaited.append(now << 4 | DATA)
+        return [self._mail(message), *message.rcpts, b"DATA\r\n"]
+
+    def _on_mail(self, code: int) -> None:
+        if code >= 400 and self._pipelining:
+            self._mail_code = code
+        elif code >= 400:
+            self._refuse_open(code)
+            self._end(monotonic_ns())
+        elif not self._pipelining:
+            assert self._message is not None
+            self._send(RCPT, self._message.rcpts[0])
+
+    def _on_rcpt(self, code: int) -> None:
+        message = self._message
+        assert message is not None
+        asked = self._asked
+        self._asked = asked + 1
+        if code >= 400:
+            self._refuse(asked, self._mail_code or code)  # 503 behind a refused MAIL says nothing of its own
+        else:
+            self._recipients.append(asked)
+        if self._pipelining:
+            return
+        if self._asked < len(message.rcpts):
+            self._send(RCPT, message.rcpts[self._asked])
+        elif not self._recipients:
+            self._send(RSET, b"RSET\r\n")
+        elif self._chunking:
+            self._content_sent = True
+            self._awaited.append(monotonic_ns() << 4 | DOT)
+            self.transport.writelines(message.content.chunk(self._head(message)))
+        else:
+            self._send(DATA, b"DATA\r\n")
+
+    def _on_data(self, code: int) -> None:
+        if code >= 400:
+            self._refuse_open(code)
+            self._send(RSET, b"RSET\r\n")  # a transaction may stand open: the next MAIL would be out of order
+            return
+        message = self._message
+        assert message is not None
+        if self._recipients:
+            self._content_sent = True
+            buffers = message.content.data(self._head(message))
+        else:
+            buffers = [b".\r\n"]  # RFC 2920 §3.1
+        now = monotonic_ns()
+        self._awaited.append(now << 4 | DOT)
+        # RFC 2920 §3.1: the next MAIL may stand behind the final dot.
+        if self._pipelining and self._remaining:
+            following = self._supply.take()
+            if following is not None:
+                self._following = following
+                self._count(following, now)
+                buffers += self._transaction(following, now)
+        self.transport.writelines(buffers)
+
+    def _on_dot(self, code: int, enhanced: str, text: str, asked: int, now: int) -> None:
+        message = self._message
+        assert message is not None
+        self._tally.reply(DOT, code, enhanced, text)
+        # RFC 2033 §4.2: one reply for each recipient that was taken; to chunks without any there is one.
+        about = self._recipients
+        is_last = True
+        if self._lmtp and about:
+            is_last = self._dots + 1 == len(about)
+            about = [about[self._dots]]
+        self._dots += 1
+        if code >= 400:
+            for index in about:
+                self._refuse(index, code)
+        elif about:
+            self._taken += about
+            if self._ledger is not None:
+                self._ledger.add(self._id(message), message.content.digest, [message.paths[index] for index in about])
+        if is_last:
+            self._end(now)
+        else:
+            self._awaited.appendleft(asked)
+
+    # -- how messages end --------------------------------------------------------------------------
+
+    def _refuse(self, index: int, code: int) -> None:
+        if index not in self._refused:
+            self._refused.append(index)
+            if code < 500:
+                self._transient.append(index)
+
+    def _refuse_open(self, code: int) -> None:
+        """All recipients that have no final reply yet."""
+        for index in self._open():
+            self._refuse(index, code)
+
+    def _open(self) -> list[int]:
+        """By index, the recipients that have no final reply yet."""
+        assert self._message is not None
+        known = {*self._refused, *self._taken}
+        return [index for index in range(len(self._message.rcpts)) if index not in known]
+
+    def _end(self, now: int) -> None:
+        """Every recipient of the message is answered."""
+        message, self._message = self._message, None
+        assert message is not None
+        self.done += 1
+        tally = self._tally
+        tally.in_flight -= 1
+        if self._taken and message.start_ns >= tally.measure_from_ns:
+            tally.recipients_accepted += len(self._taken)
+        if self._refused and self._ledger is not None:
+            self._ledger.refuse(self._id(message), [message.paths[index] for index in self._refused])
+        self._settle(message, ACCEPTED if self._taken else REFUSED, self._transient, now)
+        following, self._following = self._following, None
+        if following is not None:
+            self._set(following)
+        elif not self._is_closing:
+            self._next()
+
+    def _settle(self, message: Message, how: int, left: list[int], now: int) -> None:
+        """Count it, or have it sent again to whom is left."""
+        message.how = how
+        if left and self._supply.again(message, left):
+            self._tally.retried += 1
+            if how != ACCEPTED:
+                return
+        if not message.is_counted:
+            self._tally.end(how, message.start_ns, now, message.content.size_octets)
+            message.is_counted = how == ACCEPTED
+
+    def _break(self, now: int) -> None:
+        """The connection is gone in the middle of a message."""
+        left = self._open()
+        message, self._message = self._message, None
+        assert message is not None
+        tally = self._tally
+        tally.in_flight -= 1
+        if self._taken and message.start_ns >= tally.measure_from_ns:
+            tally.recipients_accepted += len(self._taken)
+        if self._ledger is not None:
+            name = self._id(message)
+            if self._content_sent:
+                self._ledger.unknown(name, [message.paths[index] for index in left])
+            if self._refused:
+                self._ledger.refuse(name, [message.paths[index] for index in self._refused])
+        self._settle(message, BROKEN, left + self._transient, now)
+
+    def _id(self, message: Message) -> str:
+        return self._source.mail.message_id(message.number)
+
+    def _head(self, message: Message) -> bytes:
+        return self._source.mail.head(message.number)
+
+    def _count(self, message: Message, now: int) -> None:
+        self._remaining -= 1
+        supply = self._supply
+        self._tally.begin(message.start_ns, supply.is_open and now - message.start_ns > LATE_NS)
