@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from smtp_blaster.cli_report import compare_ledgers
+from smtp_blaster.cli_ledger import compare_ledgers
 from smtp_blaster.cli_sink import sink
 from smtp_blaster.cli_source import lmtp, smtp
 

@@ -32,7 +32,7 @@ ENTRY, REFUSED, UNKNOWN, UNCONFIRMED, KILLED, TORN = (
     "entry", "refused", "unknown", "unconfirmed", "killed", "torn"
 )  # fmt: skip
 STARTED, STOPPED = "started", "stopped"
-REMARKS = {REFUSED, UNKNOWN, UNCONFIRMED, KILLED, TORN, STARTED, STOPPED}
+REMARKS = {REFUSED, UNKNOWN, UNCONFIRMED, KILLED, STARTED, STOPPED}
 ABOUT = {REFUSED: 5, UNKNOWN: 5, UNCONFIRMED: 5, STARTED: 4}  # fields, where they are not three
 LINES_WAITING = 256
 
@@ -116,60 +116,65 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def _rows(path: Path, file: BinaryIO) -> Iterator[Row]:
-    last_at = 0  # the last sign of life, for kills that nobody marked
-    group = ""  # of the writers that started and did not stop
-    held: Row | None = None  # the line before: whether it is whole, the one behind it tells
-    bad = ""  # why the line before is not a ledger's, unless it turns out to be torn
+    state = _Reader(path)
+    held: tuple[int, list[str]] | None = None  # a line is whole unless the next one says it is torn
     for number, octets in enumerate(file, 1):
-        whole = octets.endswith(b"\n")
-        fields = octets[:-1].decode("utf-8", "surrogateescape").split("\t") if whole else []
-        word, at = ("", 0) if fields[:1] != ["#"] else _remark_of(path, number, fields)
-        if word == TORN:
-            held, bad = None, ""
-            yield TORN, "", "", f"{path}:{number - 1}", at
-            continue
-        if bad:
-            raise ValueError(bad)
-        if held is not None:
-            yield held
-            last_at = held[4] or last_at
+        fields = octets[:-1].decode("utf-8", "surrogateescape").split("\t")
+        if fields[:2] == ["#", TORN] or not octets.endswith(b"\n"):
+            # The last line of all, or the one before the remark.
+            torn = number - 1 if fields[:2] == ["#", TORN] else number
+            if held is not None and held[0] != torn:
+                yield from state.row(*held)
             held = None
-        if not whole:
-            yield TORN, "", "", f"{path}:{number}", 0
-        elif not word:
-            held = _entry(fields)
-            bad = "" if held else f"{path}:{number}: not a ledger entry: {octets!r}"
-        elif word == STARTED:
-            if group not in ("", fields[3]):
-                yield KILLED, "", "", f"{path}:{number}: its writer was killed", last_at or at
-            group = fields[3]
-        elif word == STOPPED:
-            group = ""
-        elif word == KILLED:
-            yield KILLED, "", "", " ".join(fields[3:]), at
-        else:
-            yield word, fields[3], "", fields[4], at
-        last_at = max(last_at, at)
-    if bad:
-        raise ValueError(bad)
+            yield TORN, "", "", f"{path}:{torn}", 0
+            continue
+        if held is not None:
+            yield from state.row(*held)
+        held = number, fields
     if held is not None:
-        yield held
+        yield from state.row(*held)
 
 
-def _entry(fields: list[str]) -> Row | None:
-    if len(fields) == 4 and fields[3].isdecimal():
-        return ENTRY, fields[0], fields[1], fields[2], int(fields[3])
-    if len(fields) == 3:
-        return ENTRY, fields[0], fields[1], fields[2], 0
-    return None
+class _Reader:
+    """Knows what the lines before mean for the next."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last_at = 0  # the last sign of life, for kills that nobody marked
+        self._group = ""  # of the writers that started and did not stop
 
-def _remark_of(path: Path, number: int, fields: list[str]) -> tuple[str, int]:
-    if len(fields) < 3 or fields[1] not in REMARKS or not fields[2].isdecimal():
-        raise ValueError(f"{path}:{number}: not a remark of a ledger: {fields}")
-    if len(fields) < ABOUT.get(fields[1], 3):
-        raise ValueError(f"{path}:{number}: a remark cut short: {fields}")
-    return fields[1], int(fields[2])
+    def row(self, number: int, fields: list[str]) -> Iterator[Row]:
+        if fields[0] != "#":
+            at = self._time(number, fields)
+            yield ENTRY, fields[0], fields[1], fields[2], at
+        else:
+            word, at = self._remark(number, fields)
+            if word == STARTED:
+                if self._group not in ("", fields[3]):
+                    what = f"{self._path}:{number}: its writer was killed"
+                    yield KILLED, "", "", what, self._last_at or at
+                self._group = fields[3]
+            elif word == STOPPED:
+                self._group = ""
+            elif word == KILLED:
+                yield KILLED, "", "", " ".join(fields[3:]), at
+            else:
+                yield word, fields[3], "", fields[4], at
+        self._last_at = max(self._last_at, at)
+
+    def _time(self, number: int, fields: list[str]) -> int:
+        if len(fields) == 4 and fields[3].isdecimal():
+            return int(fields[3])
+        if len(fields) != 3:
+            raise ValueError(f"{self._path}:{number}: not a ledger entry: {fields}")
+        return 0
+
+    def _remark(self, number: int, fields: list[str]) -> tuple[str, int]:
+        if len(fields) < 3 or fields[1] not in REMARKS or not fields[2].isdecimal():
+            raise ValueError(f"{self._path}:{number}: not a remark of a ledger: {fields}")
+        if len(fields) < ABOUT.get(fields[1], 3):
+            raise ValueError(f"{self._path}:{number}: a remark cut short: {fields}")
+        return fields[1], int(fields[2])
 
 
 def _field(text: str) -> str:
