@@ -1,6 +1,7 @@
 """Extension modules of gateway._native.  Everything else is in pyproject.toml.
 
 GATEWAY_BUILD   release (default) | debug (-O0 -g, bounds checks, leak counters) | sanitizer (ASan + UBSan)
+                | fuzz (the sanitizers and libFuzzer's coverage, by clang: tests/fuzz/build.py sets it all up)
 
 The sources live in /_native, the package in gateway/_native (its __init__.pyi is the whole boundary).
 Cython looks a .pxd up by the extension's dotted name, so /_native never becomes a package: shared code is
@@ -18,24 +19,31 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 KIND = os.environ.get("GATEWAY_BUILD", "release")
+SANITIZED = ["-O1", "-g", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+SANITIZERS = {
+    "sanitizer": ["-fsanitize=address,undefined"],
+    "fuzz": ["-fsanitize=address,undefined,fuzzer-no-link"],
+}
 FLAGS = {
     "release": ["-O3", "-g0", "-fno-plt", "-fvisibility=hidden"],
     "debug": ["-O0", "-g", "-Wall", "-Wno-unused-function"],
-    "sanitizer": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
-                  "-fno-omit-frame-pointer"],
+    **{kind: flags + SANITIZED for kind, flags in SANITIZERS.items()},
 }
 if KIND not in FLAGS:
     sys.exit(f"GATEWAY_BUILD={KIND!r}: expected one of {', '.join(FLAGS)}")
 
 CHECKED = KIND != "release"
-LINK = ["-fsanitize=address,undefined"] if KIND == "sanitizer" else []
+LINK = SANITIZERS.get(KIND, [])
 MACROS = [("GATEWAY_DEBUG", "1")] if CHECKED else []
 HEADERS = sorted(glob("_native/*.h"))
 MODULES = sorted(Path(p).stem for p in glob("_native/*.pyx"))
 
 # Python modules on the path of every message, compiled as they are: the source beside the extension stays the only
 # source, and runs the same without it (tests run both).  ARCHITECTURE.md has the figures that earn each its place.
-COMPILED = ["gateway.net.connection", "gateway.protocol.smtp_server", "gateway.server.smtp"]
+COMPILED = [
+    "gateway.net.connection", "gateway.protocol.smtp_server", "gateway.server.smtp",
+    "smtp_blaster.session", "smtp_blaster.supply", "smtp_blaster.tally",
+]
 
 
 def require_compiler_and_headers() -> None:
@@ -76,13 +84,16 @@ def kernels() -> list[Extension]:
 
 
 def compiled() -> list[Extension]:
-    return [
-        Extension(name, [name.replace(".", "/") + ".py"], depends=[name.replace(".", "/") + ".pxd"], **COMMON)
-        for name in COMPILED
-    ]
+    found = []
+    for name in COMPILED:
+        path = name.replace(".", "/")
+        if not Path(path + ".py").exists():
+            path = "tools/" + path  # pyproject.toml, package-dir
+        found.append(Extension(name, [path + ".py"], depends=[path + ".pxd"], **COMMON))
+    return found
 
 
-OPTIONS = {"force": CHECKED, "annotate": KIND == "debug", "include_path": ["_native", "."]}
+OPTIONS = {"force": CHECKED, "annotate": KIND == "debug", "include_path": ["_native", ".", "tools"]}
 setup(
     ext_modules=cythonize(kernels(), compiler_directives=KERNEL_DIRECTIVES, **OPTIONS)
     + cythonize(compiled(), compiler_directives=PYTHON_DIRECTIVES, build_dir="build/compiled", **OPTIONS)
