@@ -752,6 +752,32 @@ def find_field(header, bytes name not None):
         PyBuffer_Release(&view)
 
 
+def first_fields(header, names):
+    """{name: unfolded value} of the first field of each of these names (lower case; 40 octets at most)."""
+    cdef Py_buffer view
+    cdef Py_ssize_t at = 0, colon = 0, end = 0, length, i
+    cdef unsigned char small[40]
+    cdef dict found = {}
+    cdef octets_t p
+    PyObject_GetBuffer(header, &view, PyBUF_SIMPLE)
+    try:
+        p = <octets_t>view.buf
+        while next_field(p, &at, view.len, &colon, &end):
+            length = colon - at
+            while length and is_wsp(p[at + length - 1]):
+                length -= 1
+            if length <= 40:
+                for i in range(length):
+                    small[i] = lower(p[at + i])
+                name = PyBytes_FromStringAndSize(<const char *>small, length)
+                if name in names and name not in found:
+                    found[name] = unfolded(p + colon + 1, end - colon - 1)
+            at = end
+        return found
+    finally:
+        PyBuffer_Release(&view)
+
+
 def iter_fields(header):
     """All fields as [(name, unfolded value)], in their order, up to the empty line."""
     cdef Py_buffer view

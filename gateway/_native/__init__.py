@@ -9,6 +9,12 @@ from gateway._native.dot import (
     stuff,
     use_kernel,
 )
+from gateway._native.imap_format import (
+    format_mailboxes,
+    imap_nstring,
+    imap_string,
+    parse_date,
+)
 from gateway._native.lines import (
     find_line,
 )
@@ -32,6 +38,7 @@ from gateway._native.mime import (
     MimeScanner,
     Part,
     find_field,
+    first_fields,
     iter_fields,
     scan_mime,
 )
@@ -138,10 +145,15 @@ __all__ = [
     "find_headers",
     "find_line",
     "find_records",
+    "first_fields",
+    "format_mailboxes",
+    "imap_nstring",
+    "imap_string",
     "iter_fields",
     "kernels",
     "live_counts",
     "parse_command",
+    "parse_date",
     "parse_mailbox",
     "record_column",
     "record_is_whole",

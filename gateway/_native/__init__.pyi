@@ -4,7 +4,7 @@ Offsets and sizes are octets.  What takes a Buffer borrows it for the call, unle
 waits or reads a clock; LogWriter alone has a thread and does I/O.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Final, final
 
 from typing_extensions import Buffer
@@ -62,10 +62,15 @@ __all__ = [
     "find_headers",
     "find_line",
     "find_records",
+    "first_fields",
+    "format_mailboxes",
+    "imap_nstring",
+    "imap_string",
     "iter_fields",
     "kernels",
     "live_counts",
     "parse_command",
+    "parse_date",
     "parse_mailbox",
     "record_column",
     "record_is_whole",
@@ -350,6 +355,9 @@ def find_field(header: Buffer, name: bytes) -> bytes | None:
     header: a header section or a whole message; the search ends at the empty line.
     """
 
+def first_fields(header: Buffer, names: Container[bytes]) -> dict[bytes, bytes]:
+    """{name: unfolded value} of the first field of each of these names (lower case; 40 octets at most)."""
+
 def iter_fields(header: Buffer) -> list[tuple[bytes, bytes]]:
     """All fields as [(name, unfolded value)], in their order, up to the empty line."""
 
@@ -480,3 +488,19 @@ def records_ascend(records: Buffer, above: int = 0) -> bool:
 
 def record_column(records: Buffer, column: str) -> bytes:
     """One field of all records: u32 (uid, size, save_date, sent_date) or 64-bit values (the others), joined."""
+
+# -- imap_format: strings, addresses, dates -------------------------------------------------------
+
+def imap_string(value: bytes) -> bytes:
+    """A quoted string, or a literal where that cannot be (8-bit octets, CR, LF; a NUL is left out)."""
+
+def imap_nstring(value: bytes | None) -> bytes:
+    """The same; NIL for None."""
+
+def format_mailboxes(value: bytes) -> tuple[bytes, tuple[bytes | None, bytes, bytes]] | None:
+    """(the addresses of a field as ENVELOPE has them, without the outer parentheses; name or None, local part and
+    domain of the first), or None: the value has something but plain mailboxes.
+    """
+
+def parse_date(value: bytes) -> int:
+    """Seconds since 1970 of an RFC 5322 date-time with a numeric zone or GMT; -1 for everything else."""

@@ -12,16 +12,10 @@ import re
 
 import msgspec
 
-from gateway.mail.imap_string import nstring
+from gateway._native import format_mailboxes, imap_nstring
 
 ADDRESSES_MAX = 10_000
 
-# Display name and mailbox the way nearly all mail writes them; the rest goes the long way.
-_COMMON = re.compile(
-    rb'[ \t]*(?:(?:"([^"\\]*)"|([A-Za-z0-9!#$%&\'*+/=?^_`{|}~. \t-]*?))[ \t]*<'
-    rb"([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@([A-Za-z0-9.-]+)>|"
-    rb"([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)@([A-Za-z0-9.-]+))[ \t]*(,|\Z)"
-)
 _TOKEN = re.compile(
     rb'[ \t\r\n]+|"((?:[^"\\]|\\.)*)"?|(\[[^\]]*\]?)|([^ \t\r\n()<>@,;:"\[\]]+)|(.)', re.DOTALL
 )
@@ -37,34 +31,36 @@ class Address(msgspec.Struct, frozen=True):
     host: bytes | None = None
 
 
+_NOBODY = Address()
+
+
 def address_list(value: bytes) -> list[Address]:
     """The mailboxes and groups of an unfolded field value."""
-    found: list[Address] = []
-    at, end = 0, len(value)
-    while at < end and len(found) < ADDRESSES_MAX:
-        match = _COMMON.match(value, at)
-        if match is None:
-            found += _Reader(value[at:]).read(ADDRESSES_MAX - len(found))
-            break
-        quoted, words, mailbox, host, bare, bare_host, _ = match.groups()
-        name = quoted if quoted is not None else (words or b"").strip()
-        if mailbox is not None:
-            found.append(Address(name or None, None, mailbox, host))
-        else:
-            found.append(Address(None, None, bare, bare_host))
-        at = match.end()
-    return found
+    return _Reader(value).read(ADDRESSES_MAX)
 
 
-def format_addresses(addresses: list[Address]) -> bytes:
-    """As ENVELOPE has them; NIL for none."""
+def format_addresses(value: bytes | None) -> tuple[bytes, Address]:
+    """(the addresses as ENVELOPE has them, the first of them); (NIL, Address()) for none."""
+    if value is None:
+        return b"NIL", _NOBODY
+    common = format_mailboxes(value)
+    if common is not None:
+        formatted, (name, mailbox, host) = common
+        return b"(%b)" % formatted, Address(name, None, mailbox, host)
+    addresses = address_list(value)
     if not addresses:
-        return b"NIL"
-    return b"(%b)" % b"".join(
+        return b"NIL", _NOBODY
+    formatted = b"".join(
         b"(%b %b %b %b)"
-        % (nstring(one.name), nstring(one.route), nstring(one.mailbox), nstring(one.host))
+        % (
+            imap_nstring(one.name),
+            imap_nstring(one.route),
+            imap_nstring(one.mailbox),
+            imap_nstring(one.host),
+        )
         for one in addresses
     )
+    return b"(%b)" % formatted, addresses[0]
 
 
 class _Reader:

@@ -22,9 +22,16 @@ from functools import lru_cache
 
 import msgspec
 
-from gateway._native import ENCODING_OTHER, Part, iter_fields, scan_mime
-from gateway.mail.imap_address import Address, address_list, format_addresses
-from gateway.mail.imap_string import nstring, string
+from gateway._native import (
+    ENCODING_OTHER,
+    Part,
+    first_fields,
+    imap_nstring,
+    imap_string,
+    parse_date,
+    scan_mime,
+)
+from gateway.mail.imap_address import Address, format_addresses
 from gateway.mail.structure import decoded_words, header_text
 
 # Sections of packed facts.
@@ -35,6 +42,16 @@ REFERENCES_MAX = 100  # of a long thread the first and the newest matter
 _HEAD = struct.Struct("<BxxxI6I")
 _PART = struct.Struct("<iBxxxIIII")  # parent, encoding, header start and end, body start and end
 
+_ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+_PART_FIELDS = frozenset(
+    b"content-" + name
+    for name in (
+        b"type", b"transfer-encoding", b"id", b"description", b"md5", b"disposition", b"language", b"location",
+    )
+)  # fmt: skip
+_FIELDS = _PART_FIELDS.union(
+    _ADDRESS_FIELDS, (b"date", b"subject", b"in-reply-to", b"message-id", b"references")
+)
 _ENCODINGS = (b"7BIT", b"8BIT", b"BINARY", b"QUOTED-PRINTABLE", b"BASE64")
 _MSG_ID = re.compile(rb"<([^<>\s]{1,998})>")
 _PARAMETER = re.compile(rb';[ \t]*([^=;\s"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))')
@@ -76,16 +93,12 @@ def message_facts(content: bytes, origin: str = "") -> Facts:
     """All facts of a message; origin: the queue id it came by."""
     parts = scan_mime(content)
     top = parts[0]
-    fields = _first_fields(memoryview(content)[: top.header_end])
-    lists = {
-        name: address_list(value)
-        for name in (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
-        if (value := fields.get(name))
-    }
+    fields = first_fields(memoryview(content)[: top.header_end], _FIELDS)
+    addresses = _addresses(fields)
     sections = (
-        envelope(fields, lists),
+        _envelope(fields, addresses),
         _structure(content, parts, fields),
-        _sort_keys(fields, lists),
+        _sort_keys(fields, addresses),
         _thread(fields),
         b"".join(
             _PART.pack(p.parent, p.encoding, p.header_start, p.header_end, p.body_start, p.body_end)
@@ -121,34 +134,29 @@ def part_places(packed: bytes) -> list[PartPlace]:
     return [PartPlace(*found) for found in _PART.iter_unpack(section(packed, PARTS))]
 
 
-def _first_fields(header: bytes | memoryview) -> dict[bytes, bytes]:
-    fields: dict[bytes, bytes] = {}
-    for name, value in iter_fields(header):
-        fields.setdefault(name.lower(), value)
-    return fields
-
-
 # -- ENVELOPE -------------------------------------------------------------------------------------
 
 
-def envelope(fields: dict[bytes, bytes], lists: dict[bytes, list[Address]]) -> bytes:
+def _addresses(fields: dict[bytes, bytes]) -> dict[bytes, tuple[bytes, Address]]:
+    """Each address field's formatted list, and its first address."""
+    return {name: format_addresses(fields.get(name)) for name in _ADDRESS_FIELDS}
+
+
+def _envelope(fields: dict[bytes, bytes], addresses: dict[bytes, tuple[bytes, Address]]) -> bytes:
     """RFC 9051 §7.5.2: date, subject, from, sender, reply-to, to, cc, bcc, in-reply-to, message-id."""
-    formatted = {name: format_addresses(addresses) for name, addresses in lists.items()}
-    from_ = formatted.get(b"from", b"NIL")
-    sender = formatted.get(b"sender", b"NIL")
-    reply_to = formatted.get(b"reply-to", b"NIL")
+    from_, sender, reply_to, to, cc, bcc = (formatted for formatted, _ in addresses.values())
     get = fields.get
     return b"(%b %b %b %b %b %b %b %b %b %b)" % (
-        nstring(get(b"date")),
-        nstring(get(b"subject")),
+        imap_nstring(get(b"date")),
+        imap_nstring(get(b"subject")),
         from_,
         from_ if sender == b"NIL" else sender,
         from_ if reply_to == b"NIL" else reply_to,
-        formatted.get(b"to", b"NIL"),
-        formatted.get(b"cc", b"NIL"),
-        formatted.get(b"bcc", b"NIL"),
-        nstring(get(b"in-reply-to")),
-        nstring(get(b"message-id")),
+        to,
+        cc,
+        bcc,
+        imap_nstring(get(b"in-reply-to")),
+        imap_nstring(get(b"message-id")),
     )
 
 
@@ -163,7 +171,7 @@ def _structure(content: bytes, parts: list[Part], fields: dict[bytes, bytes]) ->
         part = parts[index]
         if index:
             header = memoryview(content)[part.header_start : part.header_end]
-            fields_of = _first_fields(header)
+            fields_of = first_fields(header, _PART_FIELDS)
         else:
             fields_of = fields
         result = _part(part, fields_of, formatted[index], content, parts, index)
@@ -186,34 +194,29 @@ def _part(
     parameters = _parameters(type_value) if type_value else b"NIL"
     if media == b"MULTIPART":
         children = b"".join(reversed(inner)) or _EMPTY_PART
-        return b"(%b %b %b %b)" % (children, string(subtype), parameters, extension)
+        return b"(%b %b %b %b)" % (children, imap_string(subtype), parameters, extension)
     if part.encoding == ENCODING_OTHER:
-        encoding = string(fields.get(b"content-transfer-encoding", b"7BIT").strip())
+        encoding = imap_string(fields.get(b"content-transfer-encoding", b"7BIT").strip())
     else:
         encoding = b'"%b"' % _ENCODINGS[part.encoding]
     if parameters == b"NIL" and media == b"TEXT" and subtype == b"PLAIN":
         parameters = _US_ASCII
     basic = b"%b %b %b %b %b %b %d" % (
-        string(media),
-        string(subtype),
+        imap_string(media),
+        imap_string(subtype),
         parameters,
-        nstring(fields.get(b"content-id")),
-        nstring(fields.get(b"content-description")),
+        imap_nstring(fields.get(b"content-id")),
+        imap_nstring(fields.get(b"content-description")),
         encoding,
         part.body_end - part.body_start,
     )
-    md5 = nstring(fields.get(b"content-md5"))
+    md5 = imap_nstring(fields.get(b"content-md5"))
     if media == b"MESSAGE" and inner:
         child = next(p for p in parts[index + 1 :] if p.parent == index)
-        enclosed = _first_fields(memoryview(content)[child.header_start : child.header_end])
-        lists = {
-            name: address_list(value)
-            for name in (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
-            if (value := enclosed.get(name))
-        }
+        enclosed = first_fields(memoryview(content)[child.header_start : child.header_end], _FIELDS)
         return b"(%b %b %b %d %b %b)" % (
             basic,
-            envelope(enclosed, lists),
+            _envelope(enclosed, _addresses(enclosed)),
             inner[0],
             part.lines,
             md5,
@@ -240,19 +243,20 @@ def _extension(fields: dict[bytes, bytes]) -> bytes:
     where = b"NIL"
     if disposition is not None:
         kind = disposition.partition(b";")[0].strip()
-        where = b"(%b %b)" % (string(kind), _parameters(disposition)) if kind else b"NIL"
+        where = b"(%b %b)" % (imap_string(kind), _parameters(disposition)) if kind else b"NIL"
     tongues = b"NIL"
     if language is not None:
         words = [word.strip() for word in language.split(b",") if word.strip()]
         if words:
-            tongues = b"(%b)" % b" ".join(string(word) for word in words)
-    return b"%b %b %b" % (where, tongues, nstring(location))
+            tongues = b"(%b)" % b" ".join(imap_string(word) for word in words)
+    return b"%b %b %b" % (where, tongues, imap_nstring(location))
 
 
 @lru_cache(maxsize=256)
 def _parameters(value: bytes) -> bytes:
     found = [
-        b"%b %b" % (string(name), string(_QUOTED_PAIR.sub(rb"\1", quoted) if quoted else bare))
+        b"%b %b"
+        % (imap_string(name), imap_string(_QUOTED_PAIR.sub(rb"\1", quoted) if quoted else bare))
         for name, quoted, bare in _PARAMETER.findall(value)
     ]
     return b"(%b)" % b" ".join(found) if found else b"NIL"
@@ -261,9 +265,10 @@ def _parameters(value: bytes) -> bytes:
 # -- sort keys and references -----------------------------------------------------------------------
 
 
-def _sort_keys(fields: dict[bytes, bytes], lists: dict[bytes, list[Address]]) -> bytes:
+def _sort_keys(fields: dict[bytes, bytes], addresses: dict[bytes, tuple[bytes, Address]]) -> bytes:
     subject, is_reply = base_subject(decoded_words(header_text(fields.get(b"subject", b""))))
-    from_, to, cc = (_first(lists.get(name)) for name in (b"from", b"to", b"cc"))
+    # The first mailbox counts; of a group, its name (RFC 5256 §3).
+    from_, to, cc = (addresses[name][1] for name in (b"from", b"to", b"cc"))
     words = (
         casemapped(subject),
         "1" if is_reply else "",
@@ -274,14 +279,6 @@ def _sort_keys(fields: dict[bytes, bytes], lists: dict[bytes, list[Address]]) ->
         casemapped(_display(to)),
     )
     return "\0".join(word.replace("\0", "") for word in words).encode("utf-8", "replace")
-
-
-_NOBODY = Address()
-
-
-def _first(addresses: list[Address] | None) -> Address:
-    """The first mailbox; a group's name counts as its mailbox (RFC 5256 §3)."""
-    return addresses[0] if addresses else _NOBODY
 
 
 def _display(address: Address) -> str:
@@ -347,6 +344,9 @@ def sent_date(value: bytes) -> int:
     """Seconds since 1970 of a Date field; 0 when it cannot be read, or is not of the years 1970 to 2105."""
     if not value:
         return 0
+    at = parse_date(value)
+    if at >= 0:
+        return at if at < 2**32 else 0
     try:
         fields = parsedate_tz(value.decode("ascii", "replace"))
         if fields is None:

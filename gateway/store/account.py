@@ -14,10 +14,12 @@ One thread at a time, any thread; any number of AccountFile objects, in any proc
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from gateway._native import record_column
 from gateway.config_model import StoreConfig
 from gateway.store.content import Contents, Prepared, make_directory
 from gateway.store.database import Database, errors
@@ -39,6 +41,7 @@ from gateway.store.model import (
     Snapshot,
     Stored,
     Usage,
+    records_of,
 )
 
 T = TypeVar("T")
@@ -77,10 +80,7 @@ class AccountFile:
         results: list[Delivered | StoreError] = []
         prepared: list[Prepared | StoreError] = []
         for delivery in deliveries:
-            try:
-                prepared.append(self._contents.prepare(delivery.content, delivery.queue_id))
-            except StoreError as error:
-                prepared.append(error)
+            prepared.append(self._prepare(delivery))
         try:
             with self._database.write():
                 results = self._add_all(deliveries, prepared)
@@ -91,23 +91,37 @@ class AccountFile:
                 self._contents.discard(one)
         return results
 
+    def _prepare(self, delivery: Delivery) -> Prepared | StoreError:
+        try:
+            content = delivery.content() if callable(delivery.content) else delivery.content
+            return self._contents.prepare(content, delivery.prefix, delivery.origin)
+        except StoreError as error:
+            return error
+        except Exception as error:  # the spool's, about octets it cannot read
+            return StoreError(f"{type(error).__name__}: {error}")
+
     def _add_all(
         self, deliveries: Sequence[Delivery], prepared: Sequence[Prepared | StoreError]
     ) -> list[Delivered | StoreError]:
         results: list[Delivered | StoreError] = []
         groups: dict[int, tuple[IndexRow, list[int], list[Addition]]] = {}
-        rows: dict[str, IndexRow | StoreError] = {}
+        rows: dict[tuple[str, str, bool], IndexRow | StoreError] = {}
         usage: Usage | None = None
         now = int(time.time())
         for index, (delivery, one) in enumerate(zip(deliveries, prepared, strict=True)):
             if isinstance(one, StoreError):
                 results.append(one)
                 continue
-            row = rows.get(delivery.mailbox)
+            wanted = (delivery.mailbox, delivery.fallback, delivery.create)
+            row = rows.get(wanted)
             if row is None:
-                row = rows[delivery.mailbox] = self._target(delivery)
+                row = rows[wanted] = self._target(delivery)
             if isinstance(row, StoreError):
                 results.append(row)
+                continue
+            if delivery.again and (before := self._delivered_before(row, delivery)):
+                self._contents.discard(one)
+                results.append(before)
                 continue
             if delivery.quota.octets or delivery.quota.messages:
                 if usage is None:
@@ -133,12 +147,33 @@ class AccountFile:
         try:
             return self._mailboxes.find(delivery.mailbox)
         except StoreError as error:
-            if not delivery.create:
+            if not delivery.create and not delivery.fallback:
                 return error
         try:
-            return self._mailboxes.create(delivery.mailbox)
+            if delivery.create:
+                return self._mailboxes.create(delivery.mailbox)
+            return self._mailboxes.find(delivery.fallback)
         except StoreError as error:
             return error
+
+    def _delivered_before(self, row: IndexRow, delivery: Delivery) -> Delivered | None:
+        """Where the same delivery put it, before a crash took our record of that."""
+        for records in load(self._database, row):
+            if max(array("I", record_column(records, "save_date"))) < delivery.received_at:
+                continue
+            for record in records_of(records):
+                if record.save_date >= delivery.received_at and self._contents.came_from(
+                    record.message, delivery.origin
+                ):
+                    return Delivered(
+                        row.name,
+                        row.id,
+                        record.uid,
+                        row.uidvalidity,
+                        record.modseq,
+                        record.message,
+                    )
+        return None
 
     # -- mailboxes -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
     Owns      Contents
     Flow      prepare() (large: file on the disk) → insert() in the transaction → read(); release() → reclaim()
-    Files     tables message (facts, header section) and body; <account>/large/<random name>
+    Files     table message: facts, header section, body; <account>/large/<random name>
     Limits    a body above LARGE_OCTETS is a file; a header above HEADER_OCTETS is kept with the body
     Errors    StoreDamaged when octets do not match their CRC-32C, or their file is gone
     Blocking  everything
@@ -23,9 +23,9 @@ from pathlib import Path
 import msgspec
 
 from gateway._native import crc32c
-from gateway.mail.imap_facts import message_facts
+from gateway.mail.imap_facts import ORIGIN, message_facts, section
 from gateway.store.database import Database, errors
-from gateway.store.errors import LimitReached, MessageGone, StoreDamaged
+from gateway.store.errors import LimitReached, MessageGone, StoreDamaged, StoreError
 from gateway.store.model import Content
 
 # Measured (benches/bench_store.py): below, a row is cheaper to write than a second sync; above, its octets
@@ -55,12 +55,14 @@ class Contents:
         self._database = database
         self._directory = database.path.parent / "large"
 
-    def prepare(self, slices: Sequence[bytes | memoryview], queue_id: str = "") -> Prepared:
+    def prepare(
+        self, slices: Sequence[bytes | memoryview], prefix: bytes = b"", origin: str = ""
+    ) -> Prepared:
         """Facts and checksum; a large body is on the disk when this returns.  Raises StoreError."""
-        content = b"".join(slices) if len(slices) != 1 else bytes(slices[0])
+        content = b"".join((prefix, *slices))
         if len(content) > SIZE_MAX:
             raise LimitReached("messages of 4 GiB and more are not kept")
-        found = message_facts(content, queue_id)
+        found = message_facts(content, origin)
         at = found.header_octets if found.header_octets <= HEADER_OCTETS else 0
         header, body = content[:at], content[at:]
         file = None
@@ -95,19 +97,16 @@ class Contents:
                 (self._directory / prepared.file).unlink()
 
     def insert(self, key: int, prepared: Prepared) -> None:
-        execute = self._database.execute
-        execute("INSERT INTO message VALUES(?,?,?)", (key, prepared.facts, prepared.header))
-        execute(
-            "INSERT INTO body VALUES(?,?,?,?)", (key, prepared.crc, prepared.file, prepared.body)
+        self._database.execute(
+            "INSERT INTO message VALUES(?,?,?,?,?,?)",
+            (key, prepared.crc, prepared.file, prepared.facts, prepared.header, prepared.body),
         )
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def read(self, key: int) -> Content:
         """Raises MessageGone, StoreDamaged."""
-        row = self._database.row(
-            "SELECT header, crc, file, octets FROM message JOIN body USING(id) WHERE id=?", (key,)
-        )
+        row = self._database.row("SELECT header, crc, file, body FROM message WHERE id=?", (key,))
         if row is None:
             raise MessageGone(f"message {key} was expunged")
         header, crc, file, body = row
@@ -145,6 +144,13 @@ class Contents:
         found: bytes = row[0]
         return found
 
+    def came_from(self, key: int, origin: str) -> bool:
+        """True when the message was delivered by this origin."""
+        try:
+            return section(self.facts(key), ORIGIN) == origin.encode()
+        except StoreError:
+            return False
+
     # -- removing ------------------------------------------------------------------------------------------------
 
     def share(self, keys: Iterable[int]) -> None:
@@ -181,13 +187,10 @@ class Contents:
                 )
             ]
             for key in keys:
-                found = self._database.row("SELECT file FROM body WHERE id=?", (key,))
+                found = self._database.row("SELECT file FROM message WHERE id=?", (key,))
                 if found is not None and found[0] is not None:
                     files.append(found[0])
-            for table in ("body", "message"):
-                self._database.executemany(
-                    f"DELETE FROM {table} WHERE id=?", ((key,) for key in keys)
-                )
+            self._database.executemany("DELETE FROM message WHERE id=?", ((key,) for key in keys))
             self._database.executemany(
                 "DELETE FROM garbage WHERE message=?", ((key,) for key in keys)
             )

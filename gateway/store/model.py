@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -64,6 +64,9 @@ def ranges_of(uids: Iterable[int]) -> bytes:
     return pairs.tobytes()
 
 
+Slices = Sequence[bytes | memoryview]
+
+
 class Quota(msgspec.Struct, frozen=True):
     """What an account may keep; 0: no limit."""
 
@@ -79,16 +82,30 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct):
-    """One message for one mailbox."""
+    """One message for one mailbox.
+
+    again: it may have been delivered before (by its origin): then it is not added a second time.
+    """
 
     account: str
-    content: Sequence[bytes | memoryview]  # slices of the whole message, trace fields included
+    content: Slices | Callable[[], Slices]  # of the whole message; a function is called in a thread
+    size: int = 0  # octets of a content that is a function
+    prefix: bytes = b""  # trace fields in front of it
     mailbox: str = "INBOX"
+    fallback: str = ""  # where it goes when there is no such mailbox
     flags: Sequence[str] = ()  # system flags and keywords
     internal_date: int | None = None  # seconds since 1970; None: now
-    queue_id: str = ""  # what `gateway trace` knows it by
+    origin: str = ""  # queue id, SP, index of the recipient; empty: it did not come by mail
+    received_at: int = 0  # again: not delivered before then (seconds since 1970)
+    again: bool = False
     quota: Quota = Quota()
     create: bool = False  # make the mailbox when it does not exist
+
+    @property
+    def octets(self) -> int:
+        return len(self.prefix) + (
+            self.size if callable(self.content) else sum(map(len, self.content))
+        )
 
 
 class Delivered(msgspec.Struct, frozen=True):

@@ -98,7 +98,7 @@ class Pool:
             self._schedule(slot)
 
     def deliver(self, delivery: Delivery, done: DeliveryDone) -> None:
-        octets = sum(map(len, delivery.content))
+        octets = delivery.octets
         if self._waiting_octets and self._waiting_octets + octets > self._settings.waiting_octets:
             done(StoreBusy("too much mail waits for the store"))
             return
