@@ -20,8 +20,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
+import msgspec
 import orjson
 
 from gateway.log import Log
@@ -46,12 +47,12 @@ class ControlServer:
         self.path = directory / f"{worker}.sock"
         self._worker = worker
         self._log = log
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, tuple[Handler, type[msgspec.Struct]]] = {}
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     def register(self, name: str, handler: Handler) -> None:
-        self._handlers[name] = handler
+        self._handlers[name] = handler, _arguments_of(handler)
 
     async def start(self) -> None:
         """Listen.  Raises OSError."""
@@ -101,21 +102,36 @@ class ControlServer:
     async def _answer(self, line: bytes) -> bytes:
         try:
             request = orjson.loads(line)
-            handler = self._handlers.get(request.pop("cmd"))
+            known = self._handlers.get(request.pop("cmd"))
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
             return _refusal("not a request")
-        if handler is None:
+        if known is None:
             return _refusal("unknown command")
+        handler, kind = known
         try:
-            result = handler(**request)
+            result = handler(**msgspec.structs.asdict(msgspec.convert(request, kind)))
             if inspect.isawaitable(result):
                 result = await result
             return orjson.dumps({"ok": True, "result": result})
+        except msgspec.ValidationError as error:
+            return _refusal(f"arguments: {error}")
         except (ControlError, ValueError) as error:
             return _refusal(str(error))
         except Exception:
             self._log.exception("control_failed", request=line[:200].decode("utf-8", "replace"))
             return _refusal("internal error; the gateway's log has the traceback")
+
+
+def _arguments_of(handler: Handler) -> type[msgspec.Struct]:
+    """What the handler takes, by its annotations: a request of other names or types is refused."""
+    hints = get_type_hints(handler)
+    fields = [
+        (name, hints.get(name, Any))
+        if parameter.default is parameter.empty
+        else (name, hints.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(handler).parameters.items()
+    ]
+    return msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
 
 
 def _refusal(text: str) -> bytes:

@@ -71,6 +71,19 @@ def test_handlers_may_wait_and_answer_much(workers: Workers, tmp_path: Path) -> 
         assert [len(answer.result) for answer in client.ask_all("much", count=3000)] == [3000, 3000]
 
 
+def test_arguments_are_what_the_handler_takes(workers: Workers, tmp_path: Path) -> None:
+    def shorten(text: str, limit: int = 3) -> str:
+        return text[:limit]
+
+    workers.register("shorten", shorten)
+    with ControlClient(tmp_path) as client:
+        answers = [client.ask_all("shorten", **arguments)[0] for arguments in (
+            {"text": "abcde"}, {"text": "abcde", "limit": "2"}, {"text": 1}, {}, {"text": "a", "x": 1}
+        )]  # fmt: skip
+    assert [answer.result for answer in answers] == ["abc", None, None, None, None]
+    assert all(answer.error.startswith("arguments: ") for answer in answers[1:])
+
+
 def test_errors_are_told_and_the_connection_goes_on(workers: Workers, tmp_path: Path) -> None:
     def refuse() -> None:
         raise ControlError("no message 01ABC is queued here")
