@@ -38,6 +38,7 @@ from gateway.net.dns import Resolver
 from gateway.net.egress import Egress
 from gateway.net.netlink import Netlink, QueuePoll
 from gateway.net.tls import ServerOptions, TlsContexts
+from gateway.notice_link import NoticeLink
 from gateway.queue.operations import Operations
 from gateway.queue.routing import Router
 from gateway.queue.scheduler import Scheduler
@@ -45,6 +46,8 @@ from gateway.queue.timers import LoopClock
 from gateway.server.smtp import SmtpSession
 from gateway.spool.errors import SpoolError
 from gateway.spool.spool import Spool
+from gateway.store.notices import Notices
+from gateway.store.store import Store
 from gateway.worker_link import KeyMaterial, Reload, Sockets, WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -114,7 +117,6 @@ class Worker:
                 client_ca_file=str(config.tls.client_ca_file or ""),
             ),
         )
-        self._recover(loop)
         self.accounts = Accounts(
             config.accounts,
             config.auth,
@@ -124,6 +126,10 @@ class Worker:
             log=self.log,
         )
         self.meter.add_source(self.accounts.auth.samples)
+        self.notice_link = NoticeLink(config.control_dir, self.index, config.worker_count)
+        self.store = Store(config.store_dir, config.store, Notices(self.notice_link.send))
+        self.notice_link.open(self.store.notices.receive)
+        self._recover(loop)
         self.doors = Doors(self)
         await self.doors.open(self._sockets)
         await self.egress.start()
@@ -161,7 +167,13 @@ class Worker:
                 self.log.error("spool_damaged", detail=str(damage))
         self.spool.attach(loop)
         self.agents = AgentFactory(
-            config, sweep=self.sweep, resolver=self.resolver, contexts=self.tls, egress=self.egress
+            config,
+            sweep=self.sweep,
+            resolver=self.resolver,
+            contexts=self.tls,
+            egress=self.egress,
+            accounts=self.accounts,
+            store=self.store,
         )
         self.scheduler = Scheduler(
             hostname=config.hostname,
@@ -220,6 +232,8 @@ class Worker:
         await self.scheduler.close(max(0.0, end - time.monotonic()))
         await self.agents.close()
         await self.accounts.close()
+        await self.store.close()
+        self.notice_link.close()
         await self.doors.close_http()
         await self.control.close()
         for connection in list(self.sweep.connections):

@@ -39,7 +39,7 @@ _UNSAFE = re.compile(rb"[^a-z0-9_+=@.-]")
 
 
 class MaildirAgent:
-    """An Agent for maildir: and store:."""
+    """An Agent for maildir:."""
 
     recipients_max = 0
 
