@@ -155,7 +155,7 @@ async def _stream(port: int) -> None:
         stdout=subprocess.PIPE,
     )  # fmt: skip
     out, _ = await load.communicate()
-    if load.returncode or json.loads(out)["accepted"] != STREAM_MESSAGES:
+    if load.returncode or json.loads(out)["totals"]["accepted"] != STREAM_MESSAGES:
         raise RuntimeError(f"the load failed: {out.decode()}")
 
 

@@ -9,7 +9,7 @@ import click
 
 from smtp_blaster.cli_ledger import compare_ledgers
 from smtp_blaster.cli_sink import sink
-from smtp_blaster.cli_source import lmtp, smtp
+from smtp_blaster.cli_source import lmtp, smtp, submission
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,5 +17,5 @@ def main() -> None:
     """Loads an SMTP or LMTP server, takes its mail at the other end, and proves what arrived."""
 
 
-for command in (smtp, lmtp, sink, compare_ledgers):
+for command in (smtp, lmtp, submission, sink, compare_ledgers):
     main.add_command(command)

@@ -1,95 +1,222 @@
-"""smtp-blaster smtp, lmtp: the source's commands."""
+"""smtp-blaster smtp, lmtp, submission: the source's commands.
+
+Errors    exit 0 when something was accepted, 1 when nothing was, 2 for wrong usage
+"""
 
 from __future__ import annotations
 
 import secrets
 import sys
+import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-import uvloop
+from rich.console import Console
 
-from smtp_blaster.cli_output import show
-from smtp_blaster.plan import FORWARD_PATH, REVERSE_PATH, Plan
-from smtp_blaster.source import Source
+from smtp_blaster import result, workers
+from smtp_blaster.plan import (
+    ARRIVALS,
+    DURATION_MAX_S,
+    FORWARD_PATH,
+    MECHANISMS,
+    MESSAGES_MAX,
+    REVERSE_PATH,
+    TLS_MODES,
+    Plan,
+    check,
+    parse_octets,
+)
+from smtp_blaster.progress import Bar, show_run
+from smtp_blaster.summary import run_of
 from smtp_blaster.target import TargetRefused
 
+DURATION_LIMIT_S = 86400.0
+PATIENCE_S = 30.0
+RETRY_S = 1.0
 
-def _source_options(command: Callable[..., None]) -> Callable[..., None]:
+
+class Octets(click.ParamType[int]):
+    """10240, 10k, 1.5m"""
+
+    name = "octets"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_octets(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    seconds = click.FloatRange(0, DURATION_LIMIT_S)
     options = [
         click.argument("target", metavar="HOST:PORT"),
+        # How much
+        click.option("--messages", default=0, type=click.IntRange(0, 10**9), help="Stop after so many."),
+        click.option("--duration", "duration_s", default=0.0, type=seconds, help="Stop after so many seconds."),
+        click.option("--rate", default=0.0, type=click.FloatRange(0, 10**6),
+                     help="Messages/s by the clock, whatever the server does (open loop); 0: as fast as it goes."),
+        click.option("--arrivals", default="constant", show_default=True, type=click.Choice(ARRIVALS)),
+        click.option("--ramp", "ramp_s", default=0.0, type=seconds,
+                     help="The rate, or the number of connections, grows for so long."),
+        click.option("--warmup", "warmup_s", default=0.0, type=seconds, help="Counted from there on."),
         click.option("--connections", default=1, show_default=True, type=click.IntRange(1, 60000)),
-        click.option("--messages", default=0, type=click.IntRange(0), help="Stop after so many."),
-        click.option(
-            "--duration",
-            "duration_s",
-            default=0.0,
-            type=click.FloatRange(0),
-            help="Stop after so many s.",
-        ),
-        click.option(
-            "--rate",
-            default=0.0,
-            type=click.FloatRange(0),
-            help="Messages/s (open loop); 0: as fast as it goes.",
-        ),
-        click.option(
-            "--size", "size_octets", default=10240, show_default=True, help="Octets a message."
-        ),
-        click.option("--recipients", default=1, show_default=True, type=click.IntRange(1, 1000)),
-        click.option(
-            "--per-connection", default=0, help="Messages before QUIT and a new connection; 0: all."
-        ),
+        click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256),
+                     help="That share the connections."),
+        click.option("--per-connection", default=0, type=click.IntRange(0),
+                     help="Messages before QUIT and a new connection; 0: all."),
+        # What
+        click.option("--size", "size_octets", default="10240", show_default=True, type=Octets(),
+                     help="Of a message: 10240, 10k, 1.5m."),
+        click.option("--sizes", default="", metavar="MIX", help="1k:60,10k:30,1m:1 or lognormal:median=8k,p99=200k."),
+        click.option("--corpus", default=None, type=click.Path(exists=True), metavar="PATH",
+                     help="Real messages (.eml files, a Maildir, an mbox), with fresh Message-ID and Date."),
+        click.option("--dots", is_flag=True, help="Begin every tenth line with a dot."),
+        click.option("--recipients", default=1, show_default=True, type=click.IntRange(1, 1000), help="Of a message."),
+        click.option("--from", "reverse_path", default=REVERSE_PATH, metavar="MAILBOX",
+                     help="Or many: user{1..1000}@example.test."),
+        click.option("--to", "forward_path", default=FORWARD_PATH, metavar="MAILBOX", help="The same."),
+        # How
         click.option("--pipelining", is_flag=True, help="Use PIPELINING where it is offered."),
         click.option("--chunking", is_flag=True, help="BDAT instead of DATA."),
-        click.option("--dots", is_flag=True, help="Begin every tenth line with a dot."),
-        click.option(
-            "--tls",
-            default="off",
-            type=click.Choice(["off", "starttls", "implicit"]),
-            show_default=True,
-        ),
-        click.option("--from", "reverse_path", default=REVERSE_PATH, metavar="MAILBOX"),
-        click.option("--to", "forward_path", default=FORWARD_PATH, metavar="MAILBOX"),
-        click.option("--ledger", default="", metavar="FILE", help="Write down what was accepted."),
+        click.option("--tls", default=None, type=click.Choice(TLS_MODES),
+                     help="Default: off; starttls for submission. Any certificate will do."),
+        click.option("--auth", "auth", multiple=True, metavar="USER:PASSWORD",
+                     help="Several: connections take them in turn. For XOAUTH2 the token is the password."),
+        click.option("--auth-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+                     help="A line USER:PASSWORD each; keeps them out of the list of processes."),
+        click.option("--auth-mechanism", default="", type=click.Choice(["", *MECHANISMS]), metavar="NAME",
+                     help=f"{', '.join(MECHANISMS)}; default: the first of these that is offered."),
+        click.option("--retry", "retry_s", is_flag=False, flag_value=str(RETRY_S), default="0", type=seconds,
+                     metavar="[SECONDS]",
+                     help=f"Send again, so long [{RETRY_S:g}] after a 4xx or a break, under the same Message-ID."),
+        click.option("--timeout", "timeout_s", default=60.0, show_default=True, type=click.FloatRange(0.1, 3600),
+                     help="For a reply, in seconds."),
+        click.option("--patience", "patience_s", default=PATIENCE_S, show_default=True, type=seconds,
+                     help="End the run when no connection became ready for so many seconds."),
         click.option("--seed", default=1, show_default=True),
-        click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table."),
-        click.option(
-            "--i-own-this-target",
-            "owned",
-            is_flag=True,
-            help="The target is mine, though not on this host.",
-        ),
-    ]
+        click.option("--i-own-this-target", "owned", is_flag=True, help="The target is mine, though not on this host."),
+        # What comes out
+        click.option("--ledger", default="", metavar="FILE", help="Write down what was accepted, refused, unknown."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables."),
+        click.option("--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json",
+                     help="Keep the result, for `smtp-blaster compare` and `report`."),
+        click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html",
+                     help="Write a page with plots."),
+    ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def _run_source(protocol: str, options: dict[str, Any]) -> None:
-    as_json = options.pop("as_json")
-    if not options["messages"] and not options["duration_s"]:
-        options["messages"] = 1
-    try:
-        source = Source(Plan(protocol=protocol, run=secrets.token_hex(6), **options))
-    except (TargetRefused, ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from error
-    result = uvloop.run(source.run())
-    show(msgspec.to_builtins(result), as_json)
-    sys.exit(0 if result.accepted else 1)
-
-
 @click.command()
-@_source_options
+@_options
 def smtp(**options: Any) -> None:
     """Send mail to an SMTP server."""
-    _run_source("smtp", options)
+    _run("smtp", options)
 
 
 @click.command()
-@_source_options
+@_options
 def lmtp(**options: Any) -> None:
     """Send mail to an LMTP server."""
-    _run_source("lmtp", options)
+    _run("lmtp", options)
+
+
+@click.command()
+@_options
+def submission(**options: Any) -> None:
+    """Send mail to a submission server: as smtp, with AUTH, and STARTTLS unless told otherwise."""
+    _run("submission", options)
+
+
+def _run(protocol: str, options: dict[str, Any]) -> None:
+    as_json, save, page = (options.pop(name) for name in ("as_json", "save", "report"))
+    write_report = _report_writer() if page else None
+    plan = _plan(protocol, options)
+    console = Console(stderr=True)
+    began = time.monotonic()
+    try:
+        if console.is_terminal and not as_json:
+            with Bar(plan, console) as bar:
+                outcome = workers.run(plan, watch=bar)
+        else:
+            outcome = workers.run(plan)
+    except (TargetRefused, ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+    run = run_of(
+        plan,
+        outcome.result,
+        tool=f"smtp-blaster {_version()}",
+        command=_command(),
+        seconds_ago=time.monotonic() - began,
+    )
+    if outcome.was_interrupted:
+        run.notes.insert(0, "interrupted: the figures end there")
+    if outcome.died:
+        run.notes.insert(0, f"{outcome.died} of {plan.processes} processes died: most of their figures are missing")
+    if save:
+        result.save(save, run)
+    if write_report is not None:
+        write_report(page, [(page.stem, run)])
+    if as_json:
+        click.echo(msgspec.json.encode(run))
+    else:
+        show_run(run, Console())
+    sys.exit(0 if run.totals.accepted else 1)
+
+
+def _plan(protocol: str, options: dict[str, Any]) -> Plan:
+    """Raises click.UsageError."""
+    file = options.pop("auth_file")
+    users = [*options.pop("auth")]
+    if file is not None:
+        users += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    tls = options.pop("tls") or ("starttls" if protocol == "submission" else "off")
+    options["corpus"] = options["corpus"] or ""
+    if not options["messages"] and not options["duration_s"]:
+        options["messages"] = 1
+    plan = Plan(protocol=protocol, tls=tls, auth=tuple(users), run=secrets.token_hex(6), **options)
+    try:
+        check(plan)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return plan
+
+
+def _report_writer() -> Callable[[Path, list[tuple[str, result.Run]]], None]:
+    """report.write(), looked for before the run so that a missing library does not cost one."""
+    try:
+        report = import_module("smtp_blaster.report")
+    except ImportError as error:
+        raise click.UsageError(
+            f"--report needs the libraries of the report extra ({error}): pip install 'mail-gateway[report]'"
+        ) from error
+    return report.write  # type: ignore[no-any-return]
+
+
+def _command() -> list[str]:
+    """As it was given, without passwords."""
+    words = ["smtp-blaster", *sys.argv[1:]]
+    for index, word in enumerate(words):
+        if word.startswith("--auth=") or words[index - 1] == "--auth":
+            words[index] = word.partition(":")[0] + ":…"
+    return words
+
+
+def _version() -> str:
+    try:
+        return version("mail-gateway")
+    except PackageNotFoundError:
+        return ""
+
+
+LIMITS = f"""Every run ends: after --messages ({MESSAGES_MAX:,} where only --duration is given), --duration
+({DURATION_MAX_S:g} s where only --messages is given) or --patience; Ctrl-C ends it with the result so far."""
+for command in (smtp, lmtp, submission):
+    command.epilog = LIMITS

@@ -46,7 +46,7 @@ FLUSH_S = 0.1  # how much of a ledger a kill of this process may cost; it costs 
 TROUBLES_MAX = 10
 
 
-class Interval(msgspec.Struct, kw_only=True):
+class Interval(msgspec.Struct, kw_only=True, tag=True):
     """One second of a source."""
 
     second: int  # from the run's start
@@ -68,7 +68,7 @@ class Answer(msgspec.Struct, kw_only=True):
     count: int
 
 
-class Result(msgspec.Struct, kw_only=True):
+class Result(msgspec.Struct, kw_only=True, tag=True):
     """What came of a source's part; summary.py adds up several."""
 
     accepted: int = 0  # messages with at least one recipient taken
