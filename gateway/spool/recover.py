@@ -194,8 +194,9 @@ class _Reader:
         self._needed: dict[tuple[int, int], Stored] = {}  # CHUNK records that were not met yet
         self._later_records = False
         self._cuts: dict[int, int] = {}
-        size = max((segment.size for segment in recovery.segments), default=0)
-        self._buffer = memoryview(bytearray(size))
+        # What a header says of the size is not to be trusted with memory.
+        sizes = [min(segment.size, os.fstat(segment.fd).st_size) for segment in recovery.segments]
+        self._buffer = memoryview(bytearray(max(sizes, default=0)))
 
     def run(self) -> None:
         for segment in reversed(self._recovery.segments):
