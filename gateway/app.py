@@ -43,6 +43,8 @@ from gateway.queue.operations import Operations
 from gateway.queue.routing import Router
 from gateway.queue.scheduler import Scheduler
 from gateway.queue.timers import LoopClock
+from gateway.server.pop3 import all_settled
+from gateway.server.session import Session
 from gateway.server.smtp import SmtpSession
 from gateway.spool.errors import SpoolError
 from gateway.spool.spool import Spool
@@ -105,7 +107,10 @@ class Worker:
         self.sweep = DeadlineSweep()
         dns = config.dns
         self.resolver = Resolver(
-            timeout_s=dns.timeout_s, cache_max=dns.cache_max, stale_s=dns.stale_s, threads=dns.threads
+            timeout_s=dns.timeout_s,
+            cache_max=dns.cache_max,
+            stale_s=dns.stale_s,
+            threads=dns.threads,
         )
         self.netlink = Netlink()
         self.egress = Egress(self.netlink)
@@ -204,7 +209,9 @@ class Worker:
         if error is not None:
             return str(error)
         try:
-            self.accounts.reload(reload.config.accounts, reload.config.auth, is_local=self._is_local)
+            self.accounts.reload(
+                reload.config.accounts, reload.config.auth, is_local=self._is_local
+            )
         except SourceError as unusable:
             return str(unusable)
         self.config = reload.config
@@ -232,13 +239,14 @@ class Worker:
         await self.scheduler.close(max(0.0, end - time.monotonic()))
         await self.agents.close()
         await self.accounts.close()
-        await self.store.close()
-        self.notice_link.close()
         await self.doors.close_http()
         await self.control.close()
         for connection in list(self.sweep.connections):
             connection.close()
         await asyncio.sleep(0)  # what was closed may still write its last reply
+        await all_settled()
+        await self.store.close()
+        self.notice_link.close()
         self.sweep.stop()
         self.queue_poll.close()
         self.egress.close()
@@ -251,8 +259,12 @@ class Worker:
         self.log.close()
         self.history.close()
 
-    def _sessions(self) -> list[SmtpSession]:
-        return [c.handler for c in self.sweep.connections if isinstance(c.handler, SmtpSession)]
+    def _sessions(self) -> list[SmtpSession | Session]:
+        return [
+            c.handler
+            for c in self.sweep.connections
+            if isinstance(c.handler, SmtpSession | Session)
+        ]
 
     # -- what it tells of itself -------------------------------------------------------------------------------------
 

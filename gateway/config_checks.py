@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from gateway.config_model import Config, ListenConfig, RouteConfig
 from gateway.mail.address import normal_domain
+from gateway.mail.unique_id import UniqueIds
 from gateway.net.tls import KeyPair, TlsError
 from gateway.queue.routing import Route, normal_pattern, parse_next_hop, patterns_of
 
@@ -38,6 +39,7 @@ def check_all(config: Config, check_files: bool = True) -> list[Problem]:
         *_check_access(config),
         *_check_routes(config),
         *_check_amounts(config),
+        *_check_pop(config),
     ]
     if check_files:
         problems += _check_files(config)
@@ -89,6 +91,10 @@ def _check_listeners(config: Config) -> Iterator[Problem]:
             yield (*at, "tls"), f'"{listen.tls}" needs tls.certificate and tls.key'
         if listen.service == "http":
             yield from _check_http(listen, at)
+        if listen.service == "pop2" and listen.tls == "starttls":
+            yield (*at, "tls"), 'POP2 has no STARTTLS; use "implicit" or "off"'
+        if listen.service in ("pop3", "pop2") and listen.xclient_from:
+            yield (*at, "xclient_from"), "is for SMTP and LMTP; use proxy_protocol"
         if listen.service == "lmtp" and listen.address.port == 25:
             yield (*at, "address"), "LMTP must not be served on port 25 (RFC 2033 §5)"
 
@@ -190,6 +196,13 @@ def _check_amounts(config: Config) -> Iterator[Problem]:
         yield ("spool", "message_pending_octets"), "must be at least chunk_octets"
     if spool.compact_below > spool.compact_below_when_full:
         yield ("spool", "compact_below"), "must be at most compact_below_when_full"
+
+
+def _check_pop(config: Config) -> Iterator[Problem]:
+    try:
+        UniqueIds(config.pop.unique_id)
+    except ValueError as error:
+        yield ("pop", "unique_id"), str(error)
 
 
 def _check_files(config: Config) -> Iterator[Problem]:

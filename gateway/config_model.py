@@ -24,10 +24,11 @@ from gateway.config_fields import count as _count
 from gateway.config_fields import part as _part
 from gateway.config_fields import seconds as _seconds
 from gateway.config_fields import text as _text
+from gateway.config_store import PopConfig, StoreConfig
 from gateway.config_values import Address, Networks
 
 Durability = Literal["inline", "fsync", "memory"]
-Service = Literal["smtp", "lmtp", "http"]
+Service = Literal["smtp", "lmtp", "pop3", "pop2", "http"]
 ListenTls = Literal["off", "starttls", "implicit"]
 RouteTls = Literal["off", "opportunistic", "required", "verify"]
 
@@ -87,7 +88,8 @@ class ListenConfig(_Section, frozen=True, kw_only=True):
     tls: Annotated[
         ListenTls,
         _text(
-            '"starttls" (RFC 3207), "implicit": TLS from the first octet (RFC 8314 §3), or "off"'
+            '"starttls" (RFC 3207; RFC 2595 in POP3), "implicit": TLS from the first octet '
+            '(RFC 8314 §3), or "off"'
         ),
     ] = "off"
     durability: Annotated[
@@ -591,54 +593,6 @@ class RouteConfig(_Section, frozen=True, kw_only=True):
     ] = ""
 
 
-class StoreConfig(_Section, frozen=True, kw_only=True):
-    """Where `store:` keeps mail: mailboxes that POP3 and IMAP read.  Amounts are per worker."""
-
-    directory: Annotated[Path | None, _text("absent: store in state_dir")] = None
-    threads: Annotated[
-        int, _count(1, 256, "accounts worked on at once; they wait for the disk most of the time")
-    ] = 4
-    open_accounts: Annotated[
-        int,
-        _count(
-            1,
-            100_000,
-            "accounts kept open (4 descriptors and up to 1.5 MiB each); more are reopened",
-        ),
-    ] = 256
-    batch_messages: Annotated[
-        int, _count(1, 10_000, "deliveries to one account that share a transaction and its sync")
-    ] = 100
-    batch_octets: Annotated[
-        int, _count(65536, 1024 * MIB, "the same, of their content; one message may be larger")
-    ] = 8 * MIB
-    waiting_octets: Annotated[
-        int,
-        _count(
-            65536, 2**40, "content of deliveries that wait; above it they are told to come again"
-        ),
-    ] = 64 * MIB
-    mailboxes: Annotated[
-        int, _count(10, 1_000_000, "mailboxes of one account; more get NO [LIMIT] (RFC 5530)")
-    ] = 10_000
-    initial_mailboxes: Annotated[
-        tuple[str, ...],
-        _text(
-            'mailboxes of a new account beside INBOX: "name \\\\Use", uses are those of RFC 6154'
-        ),
-    ] = (
-        "Archive \\Archive",
-        "Drafts \\Drafts",
-        "Junk \\Junk",
-        "Sent \\Sent",
-        "Trash \\Trash",
-    )
-    over_quota: Annotated[
-        Literal["defer", "reject"],
-        _text("mail for a full account: tried again until queue.expire_s (4.2.2), or 552 5.2.2"),
-    ] = "defer"
-
-
 class LogConfig(_Section, frozen=True, kw_only=True):
     """What happened, one line an event."""
 
@@ -743,6 +697,7 @@ class Config(_Section, frozen=True, kw_only=True):
     accounts: AccountsConfig = AccountsConfig()
     auth: AuthConfig = AuthConfig()
     store: StoreConfig = StoreConfig()
+    pop: PopConfig = PopConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     trace: TraceConfig = TraceConfig()

@@ -1,7 +1,7 @@
 """The listeners of a worker and what their sessions share: built from the configuration, rebuilt by a reload.
 
     Owns      Doors
-    Flow      Doors.open → a service for each [[listen]] → Listener → SmtpSession
+    Flow      Doors.open → a service for each [[listen]] → Listener → a session of its protocol
     Limits    gate, overload and memory are one for all listeners of the worker
     Errors    OSError when a socket cannot listen
 """
@@ -10,20 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gateway import __version__
+from gateway.accounts.model import Resolution
 from gateway.config_model import Config, ListenConfig
 from gateway.mail.reply import Reply
+from gateway.mail.unique_id import UniqueIds
+from gateway.net.connection import Handler
 from gateway.net.listener import Listener
 from gateway.net.netlink import AcceptQueue, fullness
 from gateway.policy.access import Access
 from gateway.policy.gate import Gate
 from gateway.policy.overload import THRESHOLDS, Gauges, Overload
+from gateway.protocol import pop3
 from gateway.protocol.smtp_server import Settings
 from gateway.server.http import HttpService
+from gateway.server.pop2 import Pop2Session
+from gateway.server.pop3 import Pop3Service, Pop3Session, PopService
 from gateway.server.service import Memory, SmtpService
 from gateway.server.smtp import SmtpSession
 
@@ -46,7 +54,7 @@ class Doors:
             overloaded=self.overload.check,
         )
         self._listeners: dict[int, Listener] = {}  # by the socket's descriptor
-        self._services: dict[int, SmtpService] = {}
+        self._services: dict[int, SmtpService | PopService] = {}
         self._http: dict[int, HttpService] = {}
         self._addresses: dict[int, str] = {}
         self._session_ids = session_ids(worker.index)
@@ -77,7 +85,7 @@ class Doors:
         trusted = listen.proxy_protocol
         self._listeners[fd] = Listener(
             sock,
-            lambda client, ip: SmtpSession(self._services[fd], client, ip),
+            lambda client, ip: session_of(self._services[fd], client, ip),
             worker.sweep,
             backlog=backlog,
             tls=tls,
@@ -86,7 +94,46 @@ class Doors:
         )
         await self._listeners[fd].start()
 
-    def _service(self, listen: ListenConfig) -> SmtpService:
+    def _service(self, listen: ListenConfig) -> SmtpService | PopService:
+        if listen.service in ("pop3", "pop2"):
+            return self._pop_service(listen)
+        return self._smtp_service(listen)
+
+    def _pop_service(self, listen: ListenConfig) -> PopService:
+        worker = self._worker
+        config = worker.config
+        common: dict[str, Any] = {
+            "name": listen.service,
+            "hostname": config.hostname,
+            "limits": config.limits,
+            "gate": self.gate,
+            "log": worker.log,
+            "metrics": worker.metrics,
+            "session_ids": self._session_ids,
+            "tls": worker.tls,
+            "authenticator": worker.accounts.auth,
+            "store": worker.store,
+            "unique_ids": UniqueIds(config.pop.unique_id),
+            "login_delay_s": config.pop.login_delay_s,
+            "marks_seen": config.pop.mark_seen,
+        }
+        if listen.service == "pop2":
+            return PopService(**common)
+        settings = pop3.Settings(
+            hostname=config.hostname,
+            implementation=f"mail-gateway {__version__}",
+            stls=listen.tls == "starttls",
+            login_delay_s=math.ceil(config.pop.login_delay_s),
+            errors_max=config.limits.errors,
+        )
+        return Pop3Service(
+            **common,
+            settings=settings,
+            apop=config.pop.apop and "secret" in worker.accounts.directory.abilities(),
+            auth_mechanisms=listen.auth_mechanisms,
+        )
+
+    def _smtp_service(self, listen: ListenConfig) -> SmtpService:
         worker = self._worker
         config = worker.config
         limits = config.limits
@@ -118,6 +165,7 @@ class Doors:
             gate=self.gate,
             spool=worker.spool,
             enqueue=worker.scheduler.enqueue,
+            resolve=self._resolve if worker.scheduler.router.has_store else None,
             inline=worker.scheduler.deliver_inline if inline else None,
             durability=listen.durability,
             log=worker.log,
@@ -136,8 +184,12 @@ class Doors:
             relay_from=config.access.relay_from,
             route_for=router.route_for,
             names_domain=router.names_domain,
+            is_stored=router.is_stored,
             postmaster=postmaster_of(config, router.names_domain),
         )
+
+    def _resolve(self, forward_path: str, done: Callable[[Resolution], None]) -> None:
+        self._worker.accounts.directory.resolve(forward_path, done)
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
@@ -209,6 +261,15 @@ class Doors:
             memory=self.memory.octets / self.memory.limit_octets,
             loop_lag_s=self._worker.loop_lag_s,
         )
+
+
+def session_of(service: SmtpService | PopService, client: str, client_ip: str) -> Handler:
+    """A session of what the listener serves now: a reload may have changed it."""
+    if isinstance(service, SmtpService):
+        return SmtpSession(service, client, client_ip)
+    if isinstance(service, Pop3Service):
+        return Pop3Session(service, client, client_ip)
+    return Pop2Session(service, client, client_ip)
 
 
 def postmaster_of(config: Config, names_domain: Callable[[str], bool]) -> str:

@@ -133,6 +133,9 @@ class Metrics(msgspec.Struct):
     message_octets: Annotated[Histogram, _histogram("Sizes of messages accepted")] = msgspec.field(
         default_factory=lambda: Histogram(OCTETS)
     )
+    # messages read
+    retrieved_total: Annotated[int, _counter("Messages fetched by POP3 and POP2")] = 0
+    retrieved_octets_total: Annotated[int, _counter("Octets of them")] = 0
     # spool
     spool_syncs_total: Annotated[int, _counter("Groups of records written and synced")] = 0
     # delivery

@@ -3,7 +3,7 @@
 Owns      NoticeLink, send_notices()
 Flow      Notices.publish() → NoticeLink.send() → a datagram to each other worker → Notices.receive()
 Files     state_dir/control/<worker>.notices, a Unix datagram socket a worker
-Limits    DATAGRAMS_PER_TURN read in one turn of the loop; the kernel's queue bounds what waits (net.unix.max_dgram_qlen)
+Limits    DATAGRAMS_PER_TURN read in one turn of the loop; net.unix.max_dgram_qlen bounds what waits
 Errors    a worker that is gone or does not read gets nothing: a session there looks again at its next command
 Blocking  nothing: sockets are non-blocking
 Security  file permissions (0660 in a directory 0750); a notice carries names and numbers, no mail

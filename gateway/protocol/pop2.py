@@ -81,6 +81,10 @@ class Pop2ServerMachine:
     def authenticated(self) -> bool:
         return self._mode in (_NUMBER, _SIZE, _TRANSFER)
 
+    @property
+    def listing(self) -> bool:
+        return False  # there are none in this protocol
+
     def data_to_send(self) -> list[Buffer]:
         out, self._out = self._out, []
         self.queued_octets = 0

@@ -49,15 +49,11 @@ class Settings:
 
     __slots__ = (
         "_capa",
-        "apop",
         "errors_max",
-        "expire_days",
         "hostname",
         "implementation",
         "line_octets",
         "login_delay_s",
-        "mechanisms",
-        "plaintext",
         "sasl_octets",
         "stls",
     )
@@ -68,10 +64,6 @@ class Settings:
         hostname: str,
         implementation: str,
         stls: bool = False,
-        plaintext: bool = False,
-        apop: bool = False,
-        mechanisms: Callable[[bool], Sequence[str]] = lambda tls: (),
-        expire_days: int | None = None,
         login_delay_s: int = 0,
         line_octets: int = 512,
         sasl_octets: int = 12_288,
@@ -80,40 +72,32 @@ class Settings:
         self.hostname = hostname
         self.implementation = implementation
         self.stls = stls
-        self.plaintext = plaintext  # USER and PASS also without TLS (RFC 8314 §4.1 advises against it)
-        self.apop = apop
-        self.mechanisms = mechanisms  # of SASL, by "is TLS active"
-        self.expire_days = expire_days  # None: messages stay until they are deleted (RFC 2449 §6.7)
         self.login_delay_s = login_delay_s
         self.line_octets = line_octets  # RFC 2449 §4 asks for 255; names and passwords in UTF-8 are longer
         self.sasl_octets = sasl_octets  # RFC 5034 §4
         self.errors_max = errors_max
-        self._capa: dict[tuple[bool, bool], bytes] = {}
+        self._capa: dict[tuple[bool, bool, tuple[str, ...], bool], bytes] = {}
 
-    def may_send_password(self, tls: bool) -> bool:
-        return tls or self.plaintext
-
-    def capabilities(self, tls: bool, authenticated: bool) -> bytes:
+    def capabilities(
+        self, tls: bool, passwords: bool, mechanisms: tuple[str, ...], authenticated: bool
+    ) -> bytes:
         """The whole reply to CAPA (RFC 2449 §5); SASL and STLS only while they can be used."""
-        rendered = self._capa.get((tls, authenticated))
+        key = (tls, passwords, mechanisms, authenticated)
+        rendered = self._capa.get(key)
         if rendered is None:
             lines = ["+OK Capability list follows", "TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
-            if self.may_send_password(tls):
-                lines += ["USER", "UTF8 USER"]  # RFC 6856 §2.2: names and passwords may be UTF-8
-            else:
-                lines.append("UTF8")
-            lines += ["LANG", "EXPIRE " + ("NEVER" if self.expire_days is None else str(self.expire_days))]
+            # RFC 6856 §2.2: USER behind UTF8 says that names and passwords may be UTF-8
+            lines += ["USER", "UTF8 USER"] if passwords else ["UTF8"]
+            lines += ["LANG", "EXPIRE NEVER"]  # RFC 2449 §6.7: nothing goes unless the client deletes it
             if self.login_delay_s:
                 lines.append(f"LOGIN-DELAY {self.login_delay_s}")
-            mechanisms = self.mechanisms(tls)
             if mechanisms:
                 lines.append("SASL " + " ".join(mechanisms))
             if self.stls and not tls:
                 lines.append("STLS")
             if authenticated:  # RFC 2449 §6.9: not before, lest it helps somebody choose an attack
                 lines.append("IMPLEMENTATION " + self.implementation)
-            rendered = ("\r\n".join(lines) + "\r\n.\r\n").encode()
-            self._capa[tls, authenticated] = rendered
+            rendered = self._capa[key] = ("\r\n".join(lines) + "\r\n.\r\n").encode()
         return rendered
 
 
@@ -141,6 +125,8 @@ class Pop3ServerMachine:
         "errors",
         "maildrop_messages",
         "maildrop_octets",
+        "mechanisms",
+        "passwords",
         "queued_octets",
         "settings",
         "timestamp",
@@ -152,7 +138,9 @@ class Pop3ServerMachine:
         """timestamp: the msg-id of the greeting that APOP's digest covers (RFC 1939 §7), "" without APOP."""
         self.settings = settings
         self.tls = tls
-        self.timestamp = timestamp if settings.apop else ""
+        self.timestamp = timestamp
+        self.passwords = False  # USER and PASS may be sent; the caller sets it, again after tls_started()
+        self.mechanisms: tuple[str, ...] = ()  # of SASL, likewise
         self.utf8 = False  # the client takes internationalized headers (RFC 6856 §2.1)
         self.errors = 0
         self.closing = False  # the connection ends as soon as data_to_send() is out
@@ -378,7 +366,7 @@ class Pop3ServerMachine:
     # -- AUTHORIZATION (RFC 1939 §4, §7) -----------------------------------------------------------------------------
 
     def _on_user(self, argument: str) -> None:
-        if not self.settings.may_send_password(self.tls):
+        if not self.passwords:
             self._err("[AUTH] Not without TLS: STLS first")
         elif not argument:
             self._err("USER needs a name")
@@ -410,12 +398,11 @@ class Pop3ServerMachine:
         return None
 
     def _on_auth(self, argument: str) -> Event | None:
-        mechanisms = self.settings.mechanisms(self.tls)
         words = argument.split(" ")
         if not argument:  # what clients older than CAPA send to learn the mechanisms
-            lines = ["+OK", *mechanisms, "."]
+            lines = ["+OK", *self.mechanisms, "."]
             self._say(("\r\n".join(lines) + "\r\n").encode())
-        elif words[0].upper() not in mechanisms:
+        elif words[0].upper() not in self.mechanisms:
             self._err("[AUTH] Mechanism not available" + ("" if self.tls else " here: STLS first"))
         elif len(words) > 2:
             self._err("AUTH takes a mechanism and one response")
@@ -459,7 +446,11 @@ class Pop3ServerMachine:
     # -- in both states ----------------------------------------------------------------------------------------------
 
     def _on_capa(self, _argument: str) -> None:
-        self._say(self.settings.capabilities(self.tls, self._mode == _TRANSACTION))
+        self._say(
+            self.settings.capabilities(
+                self.tls, self.passwords, self.mechanisms, self._mode == _TRANSACTION
+            )
+        )
 
     def _on_utf8(self, argument: str) -> None:
         if argument:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.accounts.model import Resolution
 from gateway.config_model import LimitsConfig
 from gateway.config_values import Networks
 from gateway.log import Log
@@ -29,6 +30,8 @@ from gateway.spool.spool import Spool, Stored
 Answered = Callable[[str, env.Envelope, list[Reply]], None]
 # (queue_id, envelope, content with our Received field in front, answered)
 Inline = Callable[[str, env.Envelope, list[Any], Answered], None]
+# (forward_path, done): done(resolution), before it returns unless somebody has to be asked
+Resolve = Callable[[str, Callable[[Resolution], None]], None]
 
 
 class Memory:
@@ -62,6 +65,7 @@ class SmtpService(msgspec.Struct, kw_only=True):
     xclient_from: Networks
     reject_bare: bool
     memory: Memory
+    resolve: Resolve | None = None  # where mail for accounts goes; None: no route leads to the store
 
     def count_accepted(self, envelope: env.Envelope, waited_s: float) -> None:
         """waited_s: from the end of data to the verdict."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gateway._native import record_column
-from gateway.config_model import StoreConfig
+from gateway.config_store import StoreConfig
 from gateway.store.content import Contents, Prepared, make_directory
 from gateway.store.database import Database, errors
 from gateway.store.errors import NoSuchAccount, OverQuota, StoreError

@@ -65,6 +65,12 @@ class StoreBusy(StoreError):
     enhanced, code = "4.3.2", "INUSE"
 
 
+class TooSoon(StoreError):
+    """The account was logged in to a short while ago (LOGIN-DELAY of RFC 2449)."""
+
+    enhanced, code = "4.3.2", "INUSE"
+
+
 class StoreDamaged(StoreError):
     """What is on the disk is not what was written: `gateway mailbox check` names and repairs it."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from gateway.config_model import StoreConfig
+from gateway.config_store import StoreConfig
 from gateway.store.account import AccountFile
 from gateway.store.errors import StoreBusy, StoreError
 from gateway.store.model import Delivered, Delivery, Notice

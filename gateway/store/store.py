@@ -45,9 +45,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.config_model import StoreConfig
+from gateway.config_store import StoreConfig
 from gateway.store.account import AccountFile
 from gateway.store.errors import StoreError
+from gateway.store.maildrop import MaildropLock
 from gateway.store.model import (
     NEVER,
     Changes,
@@ -172,6 +173,15 @@ class Account:
     async def usage(self) -> Usage:
         """What counts against the quota."""
         return await self._run(AccountFile.usage)
+
+    async def lock_maildrop(self, login_delay_s: float = 0.0) -> tuple[MaildropLock, Mailbox]:
+        """INBOX for one POP session alone; StoreBusy while another has it, TooSoon so shortly after the last."""
+        return await self._run(
+            lambda file: (
+                MaildropLock(file.directory / "maildrop.lock", login_delay_s),
+                file.mailbox("INBOX"),
+            )
+        )
 
     # -- what is in a mailbox ------------------------------------------------------------------------------------
 

@@ -26,11 +26,11 @@ class Store:
             hostname="pop.test",
             implementation="test",
             stls=True,
-            plaintext=True,
-            mechanisms=lambda _tls: ("PLAIN",),
             **options,  # type: ignore[arg-type]
         )
-        self.machine = pop3.Pop3ServerMachine(self.settings, timestamp="<1.2@pop.test>")
+        self.machine = pop3.Pop3ServerMachine(self.settings)
+        self.machine.passwords = True
+        self.machine.mechanisms = ("PLAIN",)
         self.removed: list[int] | None = None
         self.out = b""
         self.events: list[int] = []
@@ -222,14 +222,15 @@ def test_passwords_wait_for_tls() -> None:
     machine.receive_data(b"smuggled\r\n")
     assert machine.next_event() is None
     machine.tls_started()
+    machine.passwords = True
     machine.receive_data(b"CAPA\r\n")
     assert machine.next_event() is None
     assert b"\r\nUSER\r\n" in b"".join(machine.data_to_send()[1:])
 
 
 def test_a_long_listing_comes_in_slices() -> None:
-    settings_ = pop3.Settings(hostname="pop.test", implementation="x", plaintext=True)
-    machine = pop3.Pop3ServerMachine(settings_)
+    machine = pop3.Pop3ServerMachine(pop3.Settings(hostname="pop.test", implementation="x"))
+    machine.passwords = True
     machine.receive_data(b"USER a\r\nPASS b\r\nUIDL\r\nNOOP\r\n")
     machine.next_event()
     machine.logged_in(100_000, 1)
@@ -246,7 +247,8 @@ def test_a_long_listing_comes_in_slices() -> None:
 
 
 def test_a_wrong_answer_is_our_bug() -> None:
-    machine = pop3.Pop3ServerMachine(pop3.Settings(hostname="h", implementation="x", plaintext=True))
+    machine = pop3.Pop3ServerMachine(pop3.Settings(hostname="h", implementation="x"))
+    machine.passwords = True
     machine.receive_data(b"USER a\r\nPASS b\r\n")
     machine.next_event()
     with pytest.raises(LocalProtocolError):
