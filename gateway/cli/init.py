@@ -1,13 +1,16 @@
 """`gateway init DIR`: a first configuration, a key and a self-signed certificate.
 
-Files     DIR/edge.toml, DIR/tls.pem, DIR/tls.key (mode 0600); nothing is ever overwritten
+Files     DIR/edge.toml, DIR/tls.pem, DIR/tls.key (mode 0600); nothing is ever overwritten.  With --demo also
+          DIR/accounts.txt (mode 0600), names and passwords of the accounts it makes
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,8 @@ def command(directory: Path, hostname: str | None, demo: bool) -> None:
         _write(key, key_pem, 0o600)
         _write(certificate, certificate_pem, 0o644)
         _write(config, text.encode(), 0o644)
+        if demo:
+            _make_accounts(config, directory / "accounts.txt")
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
     click.echo(f"wrote {config}, {certificate} and {key}")
@@ -74,18 +79,38 @@ def demo_values() -> dict[str, Any]:
         "listen": [
             {"service": "smtp", "address": "127.0.0.1:2525", "tls": "starttls"},
             {"service": "lmtp", "address": "127.0.0.1:2424"},
+            {"service": "pop3", "address": "127.0.0.1:2110", "tls": "starttls"},
+            {"service": "pop3", "address": "127.0.0.1:2995", "tls": "implicit"},
+            {"service": "pop2", "address": "127.0.0.1:2109"},
             {"service": "http", "address": "127.0.0.1:2080"},
         ],
-        "route": [
-            {
-                "domains": [DEMO_DOMAIN],
-                "recipients": [f"{account}@{DEMO_DOMAIN}" for account in DEMO_ACCOUNTS],
-                "next_hop": ["store:"],
-            }
-        ],
+        "route": [{"domains": [DEMO_DOMAIN], "next_hop": ["store:"]}],
         "spool": {"segment_octets": 8 * 1024 * 1024},  # files are made in advance: keep a try small
+        "accounts": {"default_domain": DEMO_DOMAIN},
+        "auth": {"plaintext_auth": ["127.0.0.0/8"]},
         "store": {"directory": "mail"},
     }
+
+
+def _make_accounts(config_file: Path, passwords: Path) -> None:
+    """The demo's accounts; who they are stands in a file that `make run` shows."""
+    from gateway.accounts.build import hasher_of
+    from gateway.accounts.database import Database
+    from gateway.accounts.embedded import make_record
+    from gateway.accounts.model import Account
+    from gateway.config import load
+
+    config = load(config_file)
+    config.accounts_file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    lines = []
+    with contextlib.closing(Database(config.accounts_file)) as database:
+        for name in DEMO_ACCOUNTS:
+            password = secrets.token_urlsafe(9)
+            account = Account(f"{name}@{DEMO_DOMAIN}")
+            database.add(make_record(account, password, hasher_of(config.auth)))
+            lines.append(f"{account.name}  {password}\n")
+    _write(passwords, "".join(lines).encode(), 0o600)
+    click.echo("accounts:\n  " + "  ".join(lines), nl=False)
 
 
 def self_signed(hostname: str) -> tuple[bytes, bytes]:
