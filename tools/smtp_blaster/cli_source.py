@@ -5,10 +5,11 @@ Errors    exit 0 when something was accepted, 1 when nothing was, 2 for wrong us
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,7 +34,7 @@ from smtp_blaster.plan import (
 )
 from smtp_blaster.progress import Bar, show_run
 from smtp_blaster.summary import run_of
-from smtp_blaster.target import TargetRefused
+from smtp_blaster.target import TargetRefused, resolve
 
 DURATION_LIMIT_S = 86400.0
 PATIENCE_S = 30.0
@@ -101,7 +102,11 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                      help="End the run when no connection became ready for so many seconds."),
         click.option("--seed", default=1, show_default=True),
         click.option("--i-own-this-target", "owned", is_flag=True, help="The target is mine, though not on this host."),
+        click.option("--lab", "lab", default="", metavar="delay=50ms,loss=1%,rate=10mbit",
+                     help="Over a link like this, each way, in network namespaces; needs root."),
         # What comes out
+        click.option("--calibrate", is_flag=True,
+                     help="Then against its own sink: what the tool itself reaches and costs on this machine."),
         click.option("--ledger", default="", metavar="FILE", help="Write down what was accepted, refused, unknown."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables."),
         click.option("--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json",
@@ -137,16 +142,16 @@ def submission(**options: Any) -> None:
 
 def _run(protocol: str, options: dict[str, Any]) -> None:
     as_json, save, page = (options.pop(name) for name in ("as_json", "save", "report"))
+    wants_calibration, lab = options.pop("calibrate"), options.pop("lab")
     write_report = _report_writer() if page else None
     plan = _plan(protocol, options)
     console = Console(stderr=True)
+    watched = console.is_terminal and not as_json
     began = time.monotonic()
     try:
-        if console.is_terminal and not as_json:
-            with Bar(plan, console) as bar:
-                outcome = workers.run(plan, watch=bar)
-        else:
-            outcome = workers.run(plan)
+        with _link(plan, lab) as (target, inside), _bar(plan, console if watched else None) as bar:
+            moved = plan if target == plan.target else msgspec.structs.replace(plan, target=target, owned=True)
+            outcome = workers.run(moved, watch=bar, inside=inside)
     except (TargetRefused, ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
     run = run_of(
@@ -156,6 +161,10 @@ def _run(protocol: str, options: dict[str, Any]) -> None:
         command=_command(),
         seconds_ago=time.monotonic() - began,
     )
+    if lab:
+        run.notes.append(f"over a link with {lab}, each way")
+    if wants_calibration and not outcome.was_interrupted:
+        _calibrate(plan, run, console if watched else None)
     if outcome.was_interrupted:
         run.notes.insert(0, "interrupted: the figures end there")
     if outcome.died:
@@ -169,6 +178,43 @@ def _run(protocol: str, options: dict[str, Any]) -> None:
     else:
         show_run(run, Console())
     sys.exit(0 if run.totals.accepted else 1)
+
+
+@contextlib.contextmanager
+def _link(plan: Plan, lab: str) -> Iterator[tuple[str, workers.Inside]]:
+    """Where the target is to be had, and from where."""
+    if not lab:
+        yield plan.target, contextlib.nullcontext
+        return
+    from smtp_blaster.conditions import parse_conditions, through  # netlink takes its time to load
+    from smtp_blaster.lab import LabError
+
+    address = resolve(plan.target, owned=plan.owned)
+    try:
+        with through(parse_conditions(lab), address) as found:
+            yield found
+    except LabError as error:
+        raise click.UsageError(f"--lab: this machine cannot have one: {error}") from error
+
+
+@contextlib.contextmanager
+def _bar(plan: Plan, console: Console | None, title: str = "") -> Iterator[workers.Watch]:
+    if console is None:
+        yield workers.Watch()
+        return
+    with Bar(plan, console, title) as bar:
+        yield bar
+
+
+def _calibrate(plan: Plan, run: result.Run, console: Console | None) -> None:
+    from smtp_blaster.calibrate import calibrate, warn  # brings the sink
+
+    with console.status("calibrating against its own sink") if console else contextlib.nullcontext():
+        try:
+            run.calibration = calibrate(plan, run.totals.messages_per_s)
+        except RuntimeError as error:
+            run.notes.append(f"not calibrated: {error}")
+    warn(run)
 
 
 def _plan(protocol: str, options: dict[str, Any]) -> Plan:

@@ -142,14 +142,16 @@ class Link:
         """As if an operator took the interface down; its addresses stay configured."""
         self._host.network.ask("link", "set", index=self._index, state="down")
 
-    def shape(self, *, delay_s: float = 0.0, loss: float = 0.0) -> None:
-        """From now on, in both directions; loss is a part of 1."""
+    def shape(self, *, delay_s: float = 0.0, loss: float = 0.0, rate_bits_s: float = 0.0) -> None:
+        """From now on, in each direction; loss is a part of 1, a rate of 0 is no limit."""
         if self._wire is not None:
             assert self._wire.stdin is not None
-            self._wire.stdin.write(b"%g %g\n" % (delay_s, loss))
+            self._wire.stdin.write(b"%g %g %g\n" % (delay_s, loss, rate_bits_s))
             self._wire.stdin.flush()
             return
         options = {"delay": int(delay_s * 1e6), "loss": loss * 100, "limit": FRAMES_MAX}
+        if rate_bits_s:
+            options["rate"] = int(rate_bits_s / 8)  # netem counts octets
         for network, index in (
             (self._host.network, self._index),
             (self._lab.switch, self._port_index),
@@ -327,12 +329,13 @@ def _start_wire(
 
 
 def _carry(left: int, right: int) -> None:
-    """Frames from each end to the other; a line "delay_s loss" on standard input changes both."""
+    """Frames from each end to the other; a line "delay_s loss rate_bits_s" on standard input changes both."""
     other = {left: right, right: left}
     held: list[tuple[float, int, int, bytes]] = []  # (due, order, to, frame)
     waiting = {left: 0, right: 0}
     chance = random.Random(left * 1000 + right)
-    delay_s = loss = 0.0
+    idle_at = {left: 0.0, right: 0.0}  # when the last frame to there has left a link with a rate
+    delay_s = loss = rate_bits_s = 0.0
     order = 0
     while True:
         timeout = max(0.0, held[0][0] - time.monotonic()) if held else None
@@ -341,7 +344,7 @@ def _carry(left: int, right: int) -> None:
                 line = os.read(0, 4096)
                 if not line:
                     return  # the lab is gone
-                delay_s, loss = map(float, line.splitlines()[-1].split())
+                delay_s, loss, rate_bits_s = map(float, line.splitlines()[-1].split())
                 continue
             with contextlib.suppress(OSError):  # EAGAIN; EIO while the device is down
                 for _ in range(64):
@@ -350,7 +353,11 @@ def _carry(left: int, right: int) -> None:
                     if chance.random() >= loss and waiting[to] < FRAMES_MAX:
                         order += 1
                         waiting[to] += 1
-                        heapq.heappush(held, (time.monotonic() + delay_s, order, to, frame))
+                        leaves = time.monotonic()
+                        if rate_bits_s:
+                            leaves = max(leaves, idle_at[to]) + 8 * len(frame) / rate_bits_s
+                            idle_at[to] = leaves
+                        heapq.heappush(held, (leaves + delay_s, order, to, frame))
         now = time.monotonic()
         while held and held[0][0] <= now:
             _, _, to, frame = heapq.heappop(held)

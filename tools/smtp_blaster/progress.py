@@ -111,7 +111,8 @@ def show_run(run: Run, console: Console) -> None:
 
 def _latencies(run: Run) -> Table:
     floors = run.calibration.floor_ms if run.calibration is not None else {}
-    table = Table(title="milliseconds", title_justify="left", box=None, pad_edge=False)
+    title = "milliseconds; a message counts from its intended start"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("stage", "count", "min", "mean", "p50", "p90", "p99", "p99.9", "max"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     if floors:
@@ -123,8 +124,7 @@ def _latencies(run: Run) -> Table:
         times = (
             found.min_ms, found.mean_ms, found.p50_ms, found.p90_ms, found.p99_ms, found.p999_ms, found.max_ms,
         )  # fmt: skip
-        name = "message, from its intended start" if stage == MESSAGE else stage
-        row = [name, f"{found.count:,}", *(f"{value:,.3f}" for value in times)]
+        row = [stage, f"{found.count:,}", *(f"{value:,.3f}" for value in times)]
         if floors:
             row.append(f"{floors[stage]:,.3f}" if stage in floors else "")
         table.add_row(*row, style="bold" if stage == MESSAGE else None)

@@ -10,8 +10,6 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Generator
 
-from scramp import ScramClient, ScramException
-
 from smtp_blaster.plan import MECHANISMS
 
 Exchange = Generator[bytes | None, bytes, None]  # None first: the server speaks first
@@ -44,6 +42,8 @@ def exchange(mechanism: str, user: str, password: str) -> Exchange:
 
 
 def _scram(mechanism: str, user: str, password: str) -> Exchange:
+    from scramp import ScramClient, ScramException  # only where it is used: it takes its time to load
+
     client = ScramClient([mechanism], user, password)
     try:
         challenge = yield client.get_client_first().encode()
