@@ -13,6 +13,8 @@ One thread at a time, any thread; any number of AccountFile objects, in any proc
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +25,7 @@ from gateway._native import record_column
 from gateway.config_store import StoreConfig
 from gateway.store.content import Contents, Prepared, make_directory
 from gateway.store.database import Database, errors
-from gateway.store.errors import NoSuchAccount, OverQuota, StoreError
+from gateway.store.errors import NoSuchAccount, NoSuchMailbox, OverQuota, StoreBusy, StoreError
 from gateway.store.index import IndexRow, all_rows, first_unseen, load, row_of
 from gateway.store.mailboxes import Mailboxes
 from gateway.store.messages import Addition, Messages
@@ -57,10 +59,15 @@ class AccountFile:
         if create and not path.exists():
             with errors(directory):
                 make_directory(directory)
+        self._lock = _share(directory)
         try:
             self._database = Database(path, create=create)
         except FileNotFoundError:
+            os.close(self._lock)
             raise NoSuchAccount("the account has no mailboxes") from None
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._contents = Contents(self._database)
         self._messages = Messages(self._database, self._contents)
         self._mailboxes = Mailboxes(self._database, self._contents, settings.mailboxes)
@@ -70,8 +77,14 @@ class AccountFile:
             with self._database.write():
                 self._mailboxes.begin(settings.initial_mailboxes)
 
+    @property
+    def database(self) -> Database:
+        """For check.py and the like, within this package."""
+        return self._database
+
     def close(self) -> None:
         self._database.close()
+        os.close(self._lock)
 
     # -- deliveries ----------------------------------------------------------------------------------------------
 
@@ -318,9 +331,34 @@ class AccountFile:
                     found.append(error)
         return found
 
+    def adopt(self, keys: Sequence[int], mailbox: str) -> None:
+        """Messages that no mailbox has are in this one afterwards; it is made when there is none."""
+        with self._database.write():
+            try:
+                row = self._mailboxes.find(mailbox)
+            except NoSuchMailbox:
+                row = self._mailboxes.create(mailbox)
+            self._messages.adopt(row, keys)
+
     def reclaim(self) -> bool:
         """Remove octets that no message has any more, a bounded number; False when none are left."""
         return self._contents.reclaim()
+
+
+def _share(directory: Path) -> int:
+    """A descriptor that says that the account is in use: check.py replaces its file only without."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NoSuchAccount("the account has no mailboxes") from None
+    except OSError as error:
+        raise StoreError(f"{directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise StoreBusy(f"{directory} is being repaired") from None
+    return fd
 
 
 def over_quota(usage: Usage, quota: Quota) -> OverQuota | None:

@@ -141,13 +141,19 @@ def _bounds(mailbox: int, first: int = 0, last: int = UID_MAX) -> tuple[int, int
     return mailbox << 32 | first, mailbox << 32 | last
 
 
-def _head(records: bytes) -> bytes:
+def head_of(records: bytes) -> bytes:
+    """What the directory of chunks tells of them."""
     count, unseen, deleted, octets, modseq, _ = sum_records(records)
     return _HEAD.pack(count, unseen, deleted, crc32c(records), octets, modseq)
 
 
+def check_head(head: bytes, records: bytes) -> bool:
+    """True when the records are those that the head was made for."""
+    return len(head) == _HEAD.size and crc32c(records) == _HEAD.unpack(head)[3]
+
+
 def _checked(chunk: int, head: bytes, records: bytes) -> bytes:
-    if len(head) != _HEAD.size or crc32c(records) != _HEAD.unpack(head)[3]:
+    if not check_head(head, records):
         raise StoreDamaged(
             f"the index of mailbox {chunk >> 32} is damaged from UID {chunk & UID_MAX} on: "
             "run `gateway mailbox check`"
@@ -230,7 +236,7 @@ def _merge_tail(database: Database, row: IndexRow) -> None:
         part = records[at : at + full]
         first = int.from_bytes(part[:4], "little")
         database.execute(
-            "INSERT INTO chunk VALUES(?,?,?)", (row.id << 32 | first, _head(part), part)
+            "INSERT INTO chunk VALUES(?,?,?)", (row.id << 32 | first, head_of(part), part)
         )
 
 
@@ -238,7 +244,7 @@ def replace(database: Database, chunk: int, records: bytes) -> None:
     """A chunk is these records from now on; it is gone when there are none."""
     if records:
         database.execute(
-            "UPDATE chunk SET head=?2, records=?3 WHERE id=?1", (chunk, _head(records), records)
+            "UPDATE chunk SET head=?2, records=?3 WHERE id=?1", (chunk, head_of(records), records)
         )
     else:
         database.execute("DELETE FROM chunk WHERE id=?", (chunk,))

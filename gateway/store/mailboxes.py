@@ -45,8 +45,17 @@ class Mailboxes:
         """A new account: its own row, INBOX, and the mailboxes it begins with ("name \\Use")."""
         if self._database.row("SELECT 1 FROM mailbox WHERE id=0") is not None:
             return
-        self._insert(IndexRow(0, "", 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, "", "", b""))
-        self.make("INBOX")
+        # A repaired account may have mailboxes already.
+        highest = self._database.row("SELECT max(id), max(uidvalidity) FROM mailbox") or (
+            None,
+            None,
+        )
+        last_id, validity = highest[0] or 0, highest[1] or 0
+        self._insert(IndexRow(0, "", validity, 1, last_id, 0, 0, 0, 0, 1, 0, 0, 0, "", "", b""))
+        if row_named(self._database, "INBOX") is None:
+            self.make("INBOX")
+        if last_id:
+            return
         for words in initial:
             name, _, use = words.rpartition(" ")
             self.make(mailbox_name(name), [use])

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from gateway._native import record_column, split_records, store_flags
+from gateway.mail.imap_facts import message_facts
 from gateway.store.content import Contents, Prepared
 from gateway.store.database import Database
 from gateway.store.errors import LimitReached
@@ -102,6 +103,31 @@ class Messages:
         self._database.execute("UPDATE mailbox SET uidnext=? WHERE id=0", (key,))
         row.save(self._database)
         return delivered
+
+    def adopt(self, row: IndexRow, keys: Sequence[int]) -> None:
+        """Messages that no mailbox has get a place in this one; the caller saves nothing."""
+        now = int(time.time())
+        row.highestmodseq += 1
+        records = []
+        for key in keys:
+            content = self._contents.read(key)
+            octets = content.header + content.body
+            sent_date = message_facts(octets).sent_date
+            records.append(
+                RECORD.pack(
+                    row.uidnext,
+                    len(octets),
+                    0,
+                    row.highestmodseq,
+                    key,
+                    sent_date or now,
+                    now,
+                    sent_date,
+                )
+            )
+            row.uidnext += 1
+        append(self._database, row, b"".join(records))
+        row.save(self._database)
 
     def store(
         self,
