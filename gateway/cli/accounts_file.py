@@ -1,6 +1,6 @@
 """What the commands about accounts share: the database as its owner, names, passwords.
 
-Owns      opened(), name_or_exit(), read_password(), new_password()
+Owns      opened(), become_owner(), name_or_exit(), read_password(), new_password()
 Security  a password is prompted for or read from standard input: an argument would stand in the list of processes
 """
 
@@ -29,7 +29,7 @@ _LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 def opened(config: Config) -> Iterator[Database]:
     """The accounts, read and written as the user that the workers run as."""
     try:
-        _become_owner(config)
+        become_owner(config)
         database = Database(config.accounts_file)
     except (OSError, SourceError) as error:
         fail(f"{error}; run it as the user of the gateway, or as root", TEMPORARY)
@@ -41,7 +41,7 @@ def opened(config: Config) -> Iterator[Database]:
         database.close()
 
 
-def _become_owner(config: Config) -> None:
+def become_owner(config: Config) -> None:
     """As root: files we make must be those of the workers.  Raises OSError."""
     uid, gid = identity(config)
     if not config.state_dir.is_dir():

@@ -136,6 +136,11 @@ class AccountFile:
                 self._contents.discard(one)
                 results.append(before)
                 continue
+            try:
+                row.bits(delivery.flags)
+            except StoreError as error:
+                results.append(error)
+                continue
             if delivery.quota.octets or delivery.quota.messages:
                 if usage is None:
                     usage = self._usage()
@@ -330,6 +335,54 @@ class AccountFile:
                 except StoreError as error:
                     found.append(error)
         return found
+
+    def add(
+        self,
+        mailbox: int,
+        messages: Sequence[tuple[bytes, Sequence[str], int, str, int]],
+    ) -> list[Delivered]:
+        """(content, flags, internal date, origin, UID or 0) of each; all of them or, with StoreError, none."""
+        prepared = []
+        try:
+            for content, _, _, origin, _ in messages:
+                prepared.append(self._contents.prepare([content], origin=origin))
+            with self._database.write():
+                return self._messages.add(
+                    row_of(self._database, mailbox),
+                    [
+                        Addition(one, flags, date, uid)
+                        for one, (_, flags, date, _, uid) in zip(prepared, messages, strict=True)
+                    ],
+                )
+        except BaseException:
+            for one in prepared:
+                self._contents.discard(one)
+            raise
+
+    def set_uidvalidity(self, mailbox: int, uidvalidity: int) -> Mailbox:
+        """For an import that keeps UIDs; nothing changes when the mailbox ever had a message."""
+        with self._database.write():
+            row = row_of(self._database, mailbox)
+            if row.uidnext == 1:
+                self._database.execute(
+                    "UPDATE mailbox SET uidvalidity=? WHERE id=?", (uidvalidity, row.id)
+                )
+                self._database.execute(
+                    "UPDATE mailbox SET uidvalidity=max(uidvalidity, ?) WHERE id=0", (uidvalidity,)
+                )
+            return row_of(self._database, mailbox).mailbox()
+
+    def raise_uidnext(self, mailbox: int, uidnext: int) -> None:
+        """UIDs below were given out elsewhere: they are not given out again."""
+        with self._database.write():
+            self._database.execute(
+                "UPDATE mailbox SET uidnext=max(uidnext, ?) WHERE id=?", (uidnext, mailbox)
+            )
+
+    def disk_octets(self) -> tuple[int, int]:
+        """(octets of the database file, octets of them that are free for new messages)."""
+        with self._database.read():
+            return self._database.page_octets_free
 
     def adopt(self, keys: Sequence[int], mailbox: str) -> None:
         """Messages that no mailbox has are in this one afterwards; it is made when there is none."""

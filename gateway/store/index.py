@@ -15,7 +15,7 @@ only the pages that differ, so that one flag costs one or two pages.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -79,7 +79,7 @@ class IndexRow(msgspec.Struct):
             bool(self.selectable),
         )
 
-    def bits(self, flags: tuple[str, ...] | list[str]) -> int:
+    def bits(self, flags: Iterable[str]) -> int:
         """The bits of these flags; unknown keywords get one.  Raises LimitReached."""
         bits = 0
         known: list[str] | None = None

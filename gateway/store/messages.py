@@ -82,7 +82,7 @@ class Messages:
                 raise LimitReached(f"{row.name} has used up its UIDs")
             row.uidnext = uid + 1
             self._contents.insert(key, prepared)
-            flags = row.bits(list(addition.flags)) if addition.flags else 0
+            flags = row.bits(addition.flags) if addition.flags else 0
             records.append(
                 RECORD.pack(
                     uid,
@@ -143,9 +143,9 @@ class Messages:
         row = row_of(self._database, mailbox)
         keywords = row.keywords
         if replace is not None:
-            clear, bits = 2**64 - 1, row.bits(list(replace))
+            clear, bits = 2**64 - 1, row.bits(replace)
         else:
-            bits = row.bits(list(add))
+            bits = row.bits(add)
             known = {flag.lower() for flag in row.keywords.split()}
             clear = row.bits([f for f in remove if f.startswith("\\") or f.lower() in known])
         modseq = row.highestmodseq + 1
