@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -91,7 +92,7 @@ class Directory:
     def _resolve(
         self, forward_path: str, known: dict[tuple[Source, str], Account | None]
     ) -> Resolution:
-        address = normal_user(forward_path)
+        address = normal_user(unquoted(forward_path))
         if not address:
             return Unknown()
         deliveries: dict[str, Delivery] = {}
@@ -147,12 +148,13 @@ class Directory:
     ) -> Delivery | None:
         account = self._peek(address, known)
         if account is not None:
-            return Delivery(account)
+            return Delivery(account, address)
         base, detail = self._split(address)
         account = self._peek(base, known) if base else None
         if account is None:
             return None
-        return Delivery(account, detail if self.config.sub_address_mailbox else "INBOX")
+        mailbox = detail if self.config.sub_address_mailbox else "INBOX"
+        return Delivery(account, address, mailbox)
 
     def _split(self, address: str) -> tuple[str, str]:
         """("alice@example.org", "news") of alice+news@example.org; ("", "") without a sub-address."""
@@ -265,6 +267,14 @@ class Directory:
         """No more questions."""
         for source in self.sources:
             await source.close()
+
+
+def unquoted(mailbox: str) -> str:
+    """RFC 5321 §4.1.2: the quoted form of a local part names the same mailbox."""
+    local_part, _, domain = mailbox.rpartition("@")
+    if len(local_part) < 2 or local_part[0] != '"':
+        return mailbox
+    return re.sub(r"\\(.)", r"\1", local_part[1:-1]) + "@" + domain
 
 
 class _Miss(Exception):

@@ -42,14 +42,19 @@ class Delivery(msgspec.Struct, frozen=True):
     """Mail for one account."""
 
     account: Account
+    address: str  # by which it was found: alice+news@example.org, in normal form
     mailbox: str = "INBOX"  # a wish: INBOX when there is no such mailbox
 
 
 class Deliveries(msgspec.Struct, frozen=True):
     """The address exists: its mail goes to all of these."""
 
-    local: tuple[Delivery, ...] = ()
+    local: tuple[Delivery, ...] = ()  # each account once
     forward: tuple[str, ...] = ()  # mailboxes elsewhere, RFC 5321 §3.9.1: the reverse-path stays
+
+    def addresses(self) -> list[str]:
+        """What to put into the envelope instead of the address, when some of it is not for the store."""
+        return [*(delivery.address for delivery in self.local), *self.forward]
 
 
 class Unknown(msgspec.Struct, frozen=True):

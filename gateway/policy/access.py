@@ -30,14 +30,16 @@ class Access:
         relay_from: Networks,
         route_for: Callable[[str], object | None],
         names_domain: Callable[[str], bool],
+        is_stored: Callable[[str], bool] = lambda _mailbox: False,
         postmaster: str = "",
     ) -> None:
         """relay_from: addresses that may send anywhere; route_for: the route of a mailbox;
-        names_domain: a route names it, other than by "*";
+        names_domain: a route names it, other than by "*"; is_stored: mail for it must be an account's;
         postmaster: whose mail the bare <Postmaster> is."""
         self._relay_from = relay_from
         self._route_for = route_for
         self._names_domain = names_domain
+        self.is_stored = is_stored
         self.postmaster = postmaster  # "": nobody is
         self._accepted: tuple[set[str], set[str]] = (
             set(),

@@ -175,6 +175,16 @@ class Router:
             candidates = self._candidates(domain)
         return any(hop.scheme == "store" for route in candidates for hop in route.next_hops)
 
+    @property
+    def has_store(self) -> bool:
+        """True when some mail goes into our own store."""
+        return any(hop.scheme == "store" for route in self.routes for hop in route.next_hops)
+
+    def is_stored(self, forward_path: str) -> bool:
+        """True when mail for this mailbox goes into our own store: then it must be an account's."""
+        route = self.route_for(forward_path)
+        return route is not None and any(hop.scheme == "store" for hop in route.next_hops)
+
     def _candidates(self, domain: str) -> tuple[Route, ...]:
         found: dict[int, Route] = {}
         for pattern in patterns_of(normal_domain(domain)):

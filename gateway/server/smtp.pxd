@@ -10,8 +10,9 @@ cdef class SmtpSession:
     cdef Connection _connection
     cdef object _service, _timer, _stamp, _incoming
     cdef list _inline_chunks
+    cdef dict _expansions
     cdef str _tls_text, _reason, _proto
-    cdef bint _arriving, _counted, _waiting, _writable, _may_relay
+    cdef bint _arriving, _asking, _counted, _waiting, _writable, _may_relay
     cdef double _data_started, _content_ended, _started
     cdef Py_ssize_t _data_octets, _buffered, _accepted, _errors, _inline_octets, _passing_octets
 
@@ -22,4 +23,6 @@ cdef class SmtpSession:
     cpdef _expect(self, bint arriving)
     cpdef _resume(self)
     cpdef _abort_incoming(self)
+    cpdef _answer_rcpt(self, recipient, refusal)
+    cpdef _resolved(self, recipient, resolution)
     cpdef _log_accepted(self, str queue_id, envelope)

@@ -17,8 +17,10 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from gateway.accounts.model import Resolution, Unavailable, Unknown
 from gateway.mail import envelope as env
 from gateway.mail import replies
 from gateway.mail.header import ReceivedStamp, transmission_type
@@ -46,6 +48,7 @@ class SmtpSession:
     __slots__ = (
         "_accepted",
         "_arriving",
+        "_asking",
         "_buffered",
         "_connection",
         "_content_ended",
@@ -53,6 +56,7 @@ class SmtpSession:
         "_data_octets",
         "_data_started",
         "_errors",
+        "_expansions",
         "_incoming",
         "_inline_chunks",
         "_inline_octets",
@@ -97,6 +101,8 @@ class SmtpSession:
         self._buffered = 0
         self._content_ended = 0.0
         self._arriving = False
+        self._asking = False  # a recipient is being looked up, and this is still the same call
+        self._expansions: dict[str, list[str]] = {}  # of this transaction: aliases that lead elsewhere
         self._accepted = 0
         self._errors = 0
         self._reason = "quit"
@@ -376,6 +382,34 @@ class SmtpSession:
             refusal = access.check_recipient(recipient.forward_path, self._may_relay)
         else:
             refusal = replies.NO_POSTMASTER
+        service = self._service
+        if refusal is None and service.resolve is not None and access.is_stored(recipient.forward_path):
+            self._waiting = True
+            self._asking = True
+            service.resolve(recipient.forward_path, partial(self._resolved, recipient))
+            self._asking = False
+        else:
+            self._answer_rcpt(recipient, refusal)
+
+    def _resolved(self, recipient: env.Recipient, resolution: Resolution) -> None:
+        """Whose mail the recipient's is, or nobody's."""
+        self._waiting = False
+        if self._connection.closed:
+            return
+        refusal: Reply | None = None
+        if isinstance(resolution, Unknown):
+            refusal = replies.MAILBOX_DISABLED if resolution.disabled else replies.NO_SUCH_MAILBOX
+        elif isinstance(resolution, Unavailable):
+            refusal = replies.MAILBOX_UNVERIFIED
+        elif resolution.forward and self._service.inline is not None:
+            refusal = replies.ALIAS_NEEDS_QUEUE
+        elif resolution.forward:
+            self._expansions[recipient.forward_path] = resolution.addresses()
+        self._answer_rcpt(recipient, refusal)
+        if not self._asking:  # the answer came later: the pump stands
+            self._pump()
+
+    def _answer_rcpt(self, recipient: env.Recipient, refusal: Reply | None) -> None:
         if refusal is None:
             self.machine.reply(replies.RECIPIENT_OK)
             return
@@ -428,7 +462,7 @@ class SmtpSession:
             self._refuse_content(refusal, facts)
             return
         mail = machine.mail
-        recipients = machine.recipients
+        recipients = self._expanded(machine.recipients) if self._expansions else machine.recipients
         incoming = self._incoming or service.spool.begin()
         queue_id = incoming.queue_id
         now = time.time_ns()
@@ -451,6 +485,7 @@ class SmtpSession:
         only = recipients[0].forward_path if len(recipients) == 1 else None
         prefix = self._stamp.line(queue_id, only, now, mail.smtputf8)
         self._incoming = None
+        self._expansions.clear()
         self._waiting = True
         self._content_ended = time.monotonic()
         last = decoder.take(True)
@@ -465,6 +500,16 @@ class SmtpSession:
             service.inline(queue_id, envelope, [prefix, *chunks], self._delivered_inline)
         else:
             incoming.commit(envelope, prefix, last, self._committed)
+
+    def _expanded(self, recipients: list[env.Recipient]) -> list[env.Recipient]:
+        """RFC 5321 §3.9.1: the targets of an alias that leads out of the store are recipients of their own."""
+        found: dict[str, env.Recipient] = {}
+        for recipient in recipients:
+            for target in self._expansions.get(recipient.forward_path, (recipient.forward_path,)):
+                # RFC 3461 §5.2.7.1: each of them keeps what was asked of the alias.
+                copy = env.Recipient(target, recipient.notify, recipient.orcpt)
+                found.setdefault(target, copy)
+        return list(found.values())
 
     def _refuse_content(self, refusal: Reply, facts: env.Facts) -> None:
         service = self._service
@@ -621,6 +666,7 @@ class SmtpSession:
         self.machine.reply(service.greeting)
 
     def _abort_incoming(self) -> None:
+        self._expansions.clear()
         self._inline_chunks = []
         self._inline_octets = 0
         if self._incoming is not None:

@@ -64,16 +64,18 @@ def workers(gateway: RunningGateway) -> int:
 def worker_of(client: Client, gateway: RunningGateway) -> int:
     """Which worker serves this session: /proc tells whose socket that is."""
     port = client.sock.getsockname()[1]
+    ends = [client.sock.getpeername()[1], port]
     inode = ""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if int(fields[2].rpartition(":")[2], 16) == port and fields[3] == "01":
+        if [int(end.rpartition(":")[2], 16) for end in fields[1:3]] == ends and fields[3] == "01":
             inode = fields[9]
     for index, pid in worker_pids(gateway).items():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile, or dead
+        with contextlib.suppress(FileNotFoundError):  # dead
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-                if os.readlink(descriptor) == f"socket:[{inode}]":
-                    return index
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    if os.readlink(descriptor) == f"socket:[{inode}]":
+                        return index
     raise AssertionError(f"nobody serves the session from port {port}")
 
 

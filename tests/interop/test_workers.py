@@ -617,10 +617,13 @@ def test_workers_give_root_up_for_good(gateway_factory, sink, open_tmp_path, cer
     key = open_tmp_path / "root.key"
     key.write_bytes(certificate[1].read_bytes())
     key.chmod(0o600)
+    maildirs = open_tmp_path / "maildirs"
+    maildirs.mkdir()
+    maildirs.chmod(0o777)
     gateway = gateway_factory(
         [
             route(f"smtp://127.0.0.1:{sink.port}", "relay.test"),
-            route("store:", "local.test", recipients=["b@local.test"]),
+            route(f"maildir:{maildirs}/{{local_part}}", "local.test", recipients=["b@local.test"]),
         ],
         [
             {"service": "smtp", "address": f"127.0.0.1:{port}", "tls": "starttls"},
@@ -647,9 +650,9 @@ def test_workers_give_root_up_for_good(gateway_factory, sink, open_tmp_path, cer
 
     deliver()
     sink.wait(2)
-    mailbox = gateway.state_dir / "store" / "local.test" / "b" / "new"
+    mailbox = maildirs / "b" / "new"
     wait_for(lambda: mailbox.is_dir() and len(list(mailbox.iterdir())) == 2, "the mailbox")
-    for path in gateway.state_dir.rglob("*"):
+    for path in (*gateway.state_dir.rglob("*"), *maildirs.rglob("*")):
         if path.name != "lock" or path.parent != gateway.state_dir:
             assert path.stat().st_uid == uid, path
     assert scrape(gateway.ports[1])[0] == 200
