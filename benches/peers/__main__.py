@@ -16,8 +16,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benches.peers import others
+from benches.peers import others, retrieval
 from benches.peers.cells import Cell, Row, run_cell
+from benches.peers.stores import STORES
 
 DURABLE = ("smtp-sink", "gateway", "postfix", "exim", "haraka")
 RELAY = ("gateway", "postfix", "haraka")
@@ -57,13 +58,16 @@ def cells(which: set[str]) -> list[Cell]:
     return found
 
 
-KINDS = ("durable", "single", "relay", "connect", "workers", "tls", "idle", "pause")
+KINDS = ("durable", "single", "relay", "connect", "workers", "tls", "idle", "pause", "store")
 
 
 @click.command()
 @click.option("--seconds", default=3.0, show_default=True, help="Length of one run.")
 @click.option(
     "--rounds", default=3, show_default=True, help="Runs of each server in a cell, in turn."
+)
+@click.option(
+    "--messages", default=10_000, show_default=True, help="In the maildrop of the store's cells."
 )
 @click.option("--only", multiple=True, type=click.Choice(KINDS), help="These kinds; default: all.")
 @click.option("--servers", default="", help="Comma separated; default: all that are installed.")
@@ -111,6 +115,15 @@ def main(
             if "pause" in which:
                 report["pause"] = others.loop_pause(where / "pause", say=say)
                 console.print(figures("ten 20 MB messages at once", report["pause"]))
+            if "store" in which:
+                report["store"] = retrieval.measure(
+                    where / "store",
+                    servers=[n for n in (servers.split(",") if servers else STORES) if n in STORES],
+                    messages=options["messages"],
+                    rounds=rounds,
+                    say=say,
+                )
+                console.print(store_table(report["store"]))
     finally:
         shutil.rmtree(where, ignore_errors=True)
     if json_file is not None:
@@ -151,6 +164,21 @@ def table(cell: Cell, rows: list[Row]) -> Table:
     result.caption = "\n".join(
         f"{row.server}: {row.failure.splitlines()[-1]}" for row in rows if row.failure
     )
+    return result
+
+
+def store_table(report: dict[str, Any]) -> Table:
+    result = Table(title=f"the store ({report['corpus']})", title_justify="left")
+    for column in ("", "server", "per second", "CPU us each", "cheapest Dovecot's CPU to it"):
+        result.add_column(column, justify="right" if "CPU" in column or "per" in column else "left")
+    before = ""
+    for title, name, per_s, cpu_us, share in retrieval.rows(report):
+        result.add_row(
+            title if title != before else "", name, f"{per_s:,.0f}", f"{cpu_us:,.1f}", share
+        )
+        before = title
+    missing = report.get("missing", {})
+    result.caption = "\n".join(f"{name}: {reason}" for name, reason in missing.items())
     return result
 
 
