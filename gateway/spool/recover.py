@@ -225,7 +225,7 @@ class _Reader:
             self._report(segment, octets, got, got, False, "the file is shorter than it was made")
         cut = segment.cut = self._cuts.get(segment.sequence)
         segment.retired = segment.retired or cut is not None
-        end = min(segment.limit if cut is None else cut, got)
+        end = max(0, min(segment.limit if cut is None else cut, got))
         records, broken, tail = scan_records(
             octets, segment.mark, segment.sequence, FIRST_RECORD, end
         )
