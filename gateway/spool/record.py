@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from typing import Annotated
 
 import msgspec
 
@@ -41,6 +42,8 @@ DISCARDED = 5
 
 STATE_NAMES = ("pending", "delivered", "relayed", "bounced", "expired", "discarded")
 
+ATTEMPTS_MAX = 0xFFFF  # of Stored.attempts
+
 LENGTHS = struct.Struct("<II")
 EXTENT = struct.Struct("<IIQ")
 
@@ -60,10 +63,15 @@ class Update(msgspec.Struct, array_like=True):
     held: bool
     priority: int
     route: str
-    attempts: list[int]
+    attempts: list[Annotated[int, msgspec.Meta(ge=0, le=ATTEMPTS_MAX)]]
 
 
-Result = tuple[int, int, bytes]
+# Index of the recipient, its state, what was said of it.
+Result = tuple[
+    Annotated[int, msgspec.Meta(ge=0)],
+    Annotated[int, msgspec.Meta(ge=0, lt=len(STATE_NAMES))],
+    bytes,
+]
 
 _encoder = msgspec.msgpack.Encoder()
 _update_decoder = msgspec.msgpack.Decoder(Update)
