@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
 from gateway.accounts.model import Resolution
-from gateway.accounts.model import Resolution
 from gateway.config_model import Config, ListenConfig
 from gateway.mail.reply import Reply
 from gateway.mail.unique_id import UniqueIds
@@ -167,7 +166,6 @@ class Doors:
             spool=worker.spool,
             enqueue=worker.scheduler.enqueue,
             resolve=self._resolve if worker.scheduler.router.has_store else None,
-            resolve=self._resolve if worker.scheduler.router.has_store else None,
             inline=worker.scheduler.deliver_inline if inline else None,
             durability=listen.durability,
             log=worker.log,
@@ -187,12 +185,8 @@ class Doors:
             route_for=router.route_for,
             names_domain=router.names_domain,
             is_stored=router.is_stored,
-            is_stored=router.is_stored,
             postmaster=postmaster_of(config, router.names_domain),
         )
-
-    def _resolve(self, forward_path: str, done: Callable[[Resolution], None]) -> None:
-        self._worker.accounts.directory.resolve(forward_path, done)
 
     def _resolve(self, forward_path: str, done: Callable[[Resolution], None]) -> None:
         self._worker.accounts.directory.resolve(forward_path, done)
