@@ -30,6 +30,7 @@ from gateway.config_model import Config
 from gateway.control import ControlServer, ask_siblings
 from gateway.doors import Doors
 from gateway.history import History
+from gateway.load import LoadMeter
 from gateway.log import Log, bridge_logging, wants_text
 from gateway.log_sink import Sink
 from gateway.metrics import Meter, Sample, render
@@ -54,7 +55,6 @@ from gateway.worker_link import KeyMaterial, Reload, Sockets, WorkerContext
 
 logger = logging.getLogger(__name__)
 
-LAG_INTERVAL_S = 0.1  # how often the loop's punctuality is measured
 DRAIN_POLL_S = 0.05
 
 GIL_SWITCH_S = 0.0005  # the loop must not wait Python's 5 ms for a thread that prepares a segment or reads a body
@@ -91,12 +91,10 @@ class Worker:
         self.meter = Meter(index)
         self.metrics = self.meter.metrics
         self.meter.add_source(self._samples)
-        self.loop_lag_s = 0.0
         self._sockets = sockets
         self._orphans = tuple(orphans)
         self._restarts = restarts
         self._started_at = time.time()
-        self._lag_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Recover, then open the doors.  Raises OSError, SpoolError or SourceError."""
@@ -138,6 +136,7 @@ class Worker:
         self.doors = Doors(self)
         await self.doors.open(self._sockets)
         await self.egress.start()
+        self.load = LoadMeter(self)
         self.queue_poll = QueuePoll(self.netlink, self.doors.sockets)
         if any(listen.service == "http" for listen in config.listen):
             self.queue_poll.start()  # only /metrics shows it, and pyroute2 costs 14 MB
@@ -146,7 +145,7 @@ class Worker:
         config.control_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         await self.control.start()
         self.sweep.start()
-        self._measure_lag(time.monotonic())
+        self.load.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -252,8 +251,7 @@ class Worker:
         self.egress.close()
         self.netlink.close()
         self.resolver.close()
-        if self._lag_timer is not None:
-            self._lag_timer.cancel()
+        self.load.stop()
         self.spool.close()
         self.log.event("worker_stopped")
         self.log.close()
@@ -275,8 +273,6 @@ class Worker:
             reasons.append(f"spool: {self.spool.health}")
         if self.doors.gate.draining:
             reasons.append("shutting down")
-        if self.doors.overload.reason:
-            reasons.append(f"overload: {self.doors.overload.reason}")
         return reasons
 
     async def metrics_text(self) -> bytes:
@@ -316,13 +312,7 @@ class Worker:
                 {},
                 self.doors.memory.octets,
             ),
-            Sample(
-                "gateway_sessions_shed_total",
-                "counter",
-                "421 under overload",
-                {},
-                self.doors.overload.shed_total,
-            ),
+            *self.load.samples(),
         ]
         for address, queue in self.doors.accept_queues(self.queue_poll.queues):
             labels = {"listener": address}
@@ -384,21 +374,13 @@ class Worker:
             "restarts": self._restarts,
             "unhealthy": self.unhealthy(),
             "metrics": self._snapshot(),
-            "loop_lag_s": self.loop_lag_s,
+            "loop_lag_s": self.load.lag_s,
             "queue": {"messages": self.spool.count},
         }
 
     def _on_spool_health(self, reason: str | None) -> None:
         if hasattr(self, "scheduler"):
             self.scheduler.on_spool_health(reason)
-
-    def _measure_lag(self, due: float) -> None:
-        now = time.monotonic()
-        self.loop_lag_s = max(0.0, now - due)
-        self.metrics.loop_lag_seconds.observe(self.loop_lag_s)
-        self._lag_timer = asyncio.get_running_loop().call_later(
-            LAG_INTERVAL_S, self._measure_lag, now + LAG_INTERVAL_S
-        )
 
 
 def open_history(config: Config, index: int) -> History:

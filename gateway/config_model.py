@@ -289,9 +289,44 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
     shed_backlog: Annotated[
         float,
         _seconds(
-            0.0, 1.0, "part of the backlog above which new connections get 421 at once; 0: never"
+            0.0, 1.0, "part of the backlog that waits all the time: above it some mail is refused; 0: never"
         ),
     ] = 0.75
+    shed_turn_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            60.0,
+            "a command waits so long before it is read: above it some mail is refused, that of relay_from last "
+            "(one turn of the event loop, some 25 us for each busy session); 0: never",
+        ),
+    ] = 0.05
+    shed_commit_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            60.0,
+            "no message is on the disk sooner: above it some mail is refused (a sync takes 0.1-30 ms); 0: never",
+        ),
+    ] = 1.0
+    shed_queue_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            86_400.0,
+            "mail waits so long for our own CPU before it is sent on: above it some is refused; 0: never",
+        ),
+    ] = 0.5
+    shed_route_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            60 * DAY_S,
+            "mail waits so long for a next hop that is up but slower than its senders: recipients there get 450, "
+            "but for relay_from and routes with rate_per_s (RFC 5321 §4.5.4.1: a sender tries again after 30 minutes); "
+            "0: never",
+        ),
+    ] = 1800.0
 
 
 class SpoolConfig(_Section, frozen=True, kw_only=True):

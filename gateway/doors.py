@@ -18,21 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
 from gateway.accounts.model import Resolution
-from gateway.config_model import Config, ListenConfig
+from gateway.config_model import Config, LimitsConfig, ListenConfig
 from gateway.mail.reply import Reply
 from gateway.mail.unique_id import UniqueIds
 from gateway.net.connection import Handler
 from gateway.net.listener import Listener
 from gateway.net.netlink import AcceptQueue, fullness
 from gateway.policy.access import Access
+from gateway.policy.backlog import Backlog
 from gateway.policy.gate import Gate
-from gateway.policy.overload import THRESHOLDS, Gauges, Overload
+from gateway.policy.overload import Load, Overload
 from gateway.protocol import pop3
 from gateway.protocol.smtp_server import Settings
 from gateway.server.http import HttpService
 from gateway.server.pop2 import Pop2Session
 from gateway.server.pop3 import Pop3Service, Pop3Session, PopService
-from gateway.server.service import Memory, SmtpService
+from gateway.server.service import Commits, Memory, SmtpService
 from gateway.server.smtp import SmtpSession
 
 if TYPE_CHECKING:
@@ -47,11 +48,13 @@ class Doors:
         self._worker = worker
         limits = worker.config.limits
         self.memory = Memory(limits.memory_octets)
-        self.overload = Overload(self._gauges, THRESHOLDS._replace(accept_queue=limits.shed_backlog))
+        self.commits = Commits()
+        self.overload = Overload(targets_of(limits))
+        self.backlog = Backlog(worker.scheduler.router.route_for, limits.shed_route_s)
         self.gate = Gate(
             sessions_max=limits.sessions,
             sessions_per_client_max=limits.sessions_per_client,
-            overloaded=self.overload.check,
+            overloaded=self.overload.check_connection,
         )
         self._listeners: dict[int, Listener] = {}  # by the socket's descriptor
         self._services: dict[int, SmtpService | PopService] = {}
@@ -163,6 +166,9 @@ class Doors:
             limits=limits,
             access=self._access(config),
             gate=self.gate,
+            overload=self.overload,
+            backlog=self.backlog,
+            commits=self.commits,
             spool=worker.spool,
             enqueue=worker.scheduler.enqueue,
             resolve=self._resolve if worker.scheduler.router.has_store else None,
@@ -198,7 +204,9 @@ class Doors:
         config = self._worker.config
         limits = config.limits
         self.memory.limit_octets = limits.memory_octets
-        self.overload.thresholds = THRESHOLDS._replace(accept_queue=limits.shed_backlog)
+        self.overload.targets = targets_of(limits)
+        self.backlog.limit_s = limits.shed_route_s
+        self.backlog.route_for = self._worker.scheduler.router.route_for
         self.gate.sessions_max = limits.sessions
         self.gate.sessions_per_client_max = limits.sessions_per_client
         wanted = {
@@ -244,23 +252,30 @@ class Doors:
         for http in self._http.values():
             await http.close()
 
-    # -- gauges ------------------------------------------------------------------------------------------------------
+    # -- for those who measure --------------------------------------------------------------------------------------
 
     def sockets(self) -> list[socket.socket]:
         """Those that listen for mail now."""
         return [listener.sock for listener in self._listeners.values() if listener.sock.fileno() >= 0]
+
+    def accept_fullness(self) -> float:
+        """The fullest accept queue, as a part of its backlog."""
+        return fullness(self.sockets())
 
     def accept_queues(self, queues: dict[int, AcceptQueue]) -> Iterator[tuple[str, AcceptQueue]]:
         for fd, queue in queues.items():
             if fd in self._addresses:
                 yield self._addresses[fd], queue
 
-    def _gauges(self) -> Gauges:
-        return Gauges(
-            accept_queue=fullness(self.sockets()),
-            memory=self.memory.octets / self.memory.limit_octets,
-            loop_lag_s=self._worker.loop_lag_s,
-        )
+
+def targets_of(limits: LimitsConfig) -> Load:
+    return Load(
+        accept_queue=limits.shed_backlog,
+        memory=1.0,  # there reading stops anyway: more sessions would only wait
+        turn_s=limits.shed_turn_s,
+        commit_s=limits.shed_commit_s,
+        queue_s=limits.shed_queue_s,
+    )
 
 
 def session_of(service: SmtpService | PopService, client: str, client_ip: str) -> Handler:

@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "app": "*",
     "agents": "*",
     "doors": "*",
+    "load": "*",
     "supervisor": "*",
     "control": "*",
     "cli": "*",

@@ -22,8 +22,9 @@ class Gate:
         *,
         sessions_max: int,
         sessions_per_client_max: int,
-        overloaded: Callable[[], Reply | None],
+        overloaded: Callable[[bool], Reply | None],
     ) -> None:
+        """overloaded: given whether the client may relay, the 421 for it."""
         self.sessions_max = sessions_max
         self.sessions_per_client_max = sessions_per_client_max
         self.sessions = 0
@@ -34,14 +35,14 @@ class Gate:
     def enter(self, client_ip: str, *, unlimited: bool) -> Reply | None:
         """Count one more session of the client, or say why not.
 
-        unlimited: the client may relay, so only the total counts for it.  Every enter() that gave None needs one
-        leave().
+        unlimited: the client may relay, so only the total counts for it, and overload refuses it last.
+        Every enter() that gave None needs one leave().
         """
         if self.draining:
             return replies.SHUTTING_DOWN
         if self.sessions >= self.sessions_max:
             return replies.TOO_MANY_SESSIONS
-        refusal = self._overloaded()
+        refusal = self._overloaded(unlimited)
         if refusal is not None:
             return refusal
         if client_ip:  # local sockets carry no address

@@ -16,11 +16,11 @@ cdef class SmtpServerMachine:
     cdef readonly list recipients
     cdef readonly str greeted
     cdef bytes _data
-    cdef Py_ssize_t _pos, _bdat_left
+    cdef Py_ssize_t _pos, _bdat_left, _excuses
     cdef list _out
     cdef int _mode, _pending
     cdef readonly bint closing
-    cdef bint _bdat_last
+    cdef bint _bdat_last, _put_off
     cdef object _sender, _recipient, _bdat_refusal
 
     cpdef receive_data(self, bytes data)

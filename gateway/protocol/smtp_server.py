@@ -136,10 +136,12 @@ class SmtpServerMachine:
         "_bdat_left",
         "_bdat_refusal",
         "_data",
+        "_excuses",
         "_mode",
         "_out",
         "_pending",
         "_pos",
+        "_put_off",
         "_recipient",
         "_sender",
         "closing",
@@ -179,6 +181,8 @@ class SmtpServerMachine:
         self.esmtp = False
         self.reverse_path: str | None = None  # None: no transaction
         self.recipients: list[env.Recipient] = []
+        self._put_off = False  # MAIL or RCPT was refused for reasons of our own that pass
+        self._excuses = 0  # commands behind it that are no errors
         self._drop_transaction()
 
     # -- octets ------------------------------------------------------------------------------------------------------
@@ -259,7 +263,7 @@ class SmtpServerMachine:
                 if self._bdat_left:
                     return None
                 self._mode = _COMMAND
-                self.refuse(self._bdat_refusal)
+                self._refuse_out_of_turn(self._bdat_refusal)
             elif mode == _SKIP_LINE:
                 end = smtp.skip_line(self._data, self._pos)
                 if end < 0:
@@ -293,10 +297,13 @@ class SmtpServerMachine:
             if accepted:
                 self.recipients.append(self._recipient)
             else:
-                self.errors += 1
+                self._put_off = self._put_off or reply.code < 500
+                self._blame()
         elif pending == MAIL:
             if accepted:
                 self.reverse_path = self._sender
+            self._put_off = 400 <= reply.code < 500
+            self._excuses = self.settings.recipients_max + 2
         elif accepted and pending == STARTTLS:
             self._mode = _STOPPED  # until tls_started()
         elif accepted and pending == XCLIENT:
@@ -329,6 +336,18 @@ class SmtpServerMachine:
         self._out.append(reply.encoded)
         if reply.close:
             self.stop()
+
+    def _refuse_out_of_turn(self, reply: Reply) -> None:
+        """A command that only makes sense behind one we refused."""
+        self._blame()
+        self._out.append(reply.encoded)
+
+    def _blame(self) -> None:
+        """RFC 2920 §3.1: what a client sent behind a command that we put off is no error of its."""
+        if self._put_off and self._excuses > 0:
+            self._excuses -= 1
+        else:
+            self.errors += 1
 
     def start_data(self) -> None:
         """Answer DATA with 354 and read content from here on."""
@@ -459,7 +478,7 @@ class SmtpServerMachine:
         self, forward_path: str, params: tuple[tuple[str, str | None], ...]
     ) -> tuple[int, object, object] | None:
         if self.reverse_path is None:
-            self.refuse(replies.MAIL_FIRST)
+            self._refuse_out_of_turn(replies.MAIL_FIRST)
             return None
         if self.decoder is not None:
             self.refuse(replies.RCPT_AFTER_BDAT)
@@ -483,11 +502,11 @@ class SmtpServerMachine:
 
     def _on_data(self, _a: object, _b: object) -> tuple[int, object, object] | None:
         if self.reverse_path is None:
-            self.refuse(replies.MAIL_FIRST)
+            self._refuse_out_of_turn(replies.MAIL_FIRST)
         elif self.decoder is not None:
             self.refuse(replies.DATA_AFTER_BDAT)  # RFC 3030 §3
         elif not self.recipients:
-            self.refuse(replies.NO_VALID_RECIPIENTS)
+            self._refuse_out_of_turn(replies.NO_VALID_RECIPIENTS)
         elif self.mail.body == env.BODY_BINARYMIME:
             self.refuse(replies.BINARYMIME_NEEDS_BDAT)  # RFC 3030 §3
         else:

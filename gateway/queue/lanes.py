@@ -267,6 +267,7 @@ class Lane:
         self.hops = [Hop(self, next_hop) for next_hop in route.next_hops]
         self.ready = 0  # tasks that wait here
         self.running = 0  # tasks with an agent
+        self.begun = 0  # tasks given to an agent since the start, less those given back
         self.is_down = False  # no next hop can be connected to
         self.paused = False
         self.retired = False  # a reload replaced it
@@ -340,6 +341,7 @@ class Lane:
             return
         task.state = READY
         self.ready += 1
+        self.begun -= 1
         self._urgent.appendleft(task)
         self.owner.on_put_back(task, reason)
         self.pump()
@@ -442,6 +444,7 @@ class Lane:
         task.state = RUNNING
         hop.running += 1
         self.running += 1
+        self.begun += 1
         try:
             agent.submit(task, hop.done)
         except Exception:

@@ -1,7 +1,7 @@
 """What all SMTP and LMTP sessions of one listener share.
 
-    Owns      Memory, the bound on mail data in memory; SmtpService, the listener's settings and the parts of the worker
-              that its sessions use
+    Owns      Memory, the bound on mail data in memory; Commits, how long the disk takes; SmtpService, the listener's
+              settings and the parts of the worker that its sessions use
     Limits    limits is the [limits] section; inline listeners take one recipient a transaction (see app.py)
     Errors    none
 """
@@ -22,7 +22,9 @@ from gateway.mail.reply import Reply
 from gateway.metrics import Metrics
 from gateway.net.tls import TlsContexts
 from gateway.policy.access import Access
+from gateway.policy.backlog import Backlog
 from gateway.policy.gate import Gate
+from gateway.policy.overload import Overload
 from gateway.protocol.smtp_server import Settings
 from gateway.spool.spool import Spool, Stored
 
@@ -32,6 +34,9 @@ Answered = Callable[[str, env.Envelope, list[Reply]], None]
 Inline = Callable[[str, env.Envelope, list[Any], Answered], None]
 # (forward_path, done): done(resolution), before it returns unless somebody has to be asked
 Resolve = Callable[[str, Callable[[Resolution], None]], None]
+
+
+NEVER_S = float("inf")
 
 
 class Memory:
@@ -44,6 +49,20 @@ class Memory:
         self.octets = 0
 
 
+class Commits:
+    """The shortest wait for the disk since somebody looked: a long one may be chance, the shortest is a queue."""
+
+    __slots__ = ("least_s",)
+
+    def __init__(self) -> None:
+        self.least_s = NEVER_S
+
+    def take(self) -> float:
+        """That wait; 0.0 when there was none."""
+        least_s, self.least_s = self.least_s, NEVER_S
+        return least_s if least_s < NEVER_S else 0.0
+
+
 class SmtpService(msgspec.Struct, kw_only=True):
     """Given to each session of the listener; a reload replaces it, sessions that stand keep theirs."""
 
@@ -53,6 +72,9 @@ class SmtpService(msgspec.Struct, kw_only=True):
     limits: LimitsConfig
     access: Access
     gate: Gate
+    overload: Overload
+    backlog: Backlog
+    commits: Commits
     spool: Spool
     enqueue: Callable[[Stored], None]
     inline: Inline | None  # durability "inline": deliver before the 250; None for the others
@@ -72,6 +94,8 @@ class SmtpService(msgspec.Struct, kw_only=True):
         metrics = self.metrics
         if self.durability == "fsync":
             metrics.accepted_fsync += 1
+            if waited_s < self.commits.least_s:  # noqa: PLR1730 (min() would be a call and a store for each message)
+                self.commits.least_s = waited_s
         elif self.durability == "memory":
             metrics.accepted_memory += 1
         else:

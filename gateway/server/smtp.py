@@ -28,6 +28,7 @@ from gateway.mail.reply import Reply
 from gateway.net.connection import Connection
 from gateway.net.tls import describe
 from gateway.policy.content import check_content
+from gateway.policy.overload import Overload
 from gateway.protocol.esmtp import MailParameters
 from gateway.protocol.smtp_server import SmtpServerMachine
 from gateway.server.service import SmtpService
@@ -371,8 +372,24 @@ class SmtpSession:
             self.machine.reply(error.reply)
         elif service.memory.octets > service.memory.limit_octets:
             self.machine.reply(replies.OUT_OF_MEMORY)
+        elif service.overload.limited:
+            self._on_mail_under_load(service.overload)
         else:
             self.machine.reply(replies.SENDER_OK)
+
+    def _on_mail_under_load(self, overload: Overload) -> None:
+        verdict = overload.admit_message(self._may_relay)
+        if isinstance(verdict, Reply):
+            self.machine.reply(verdict)
+        elif verdict:
+            self._waiting = True
+            asyncio.get_running_loop().call_later(verdict, self._mail_admitted)
+        else:
+            self.machine.reply(replies.SENDER_OK)
+
+    def _mail_admitted(self) -> None:
+        self.machine.reply(replies.SENDER_OK)
+        self._resume()
 
     def _on_rcpt(self, recipient: env.Recipient, _b: object) -> None:
         access = self._service.access
@@ -383,6 +400,11 @@ class SmtpSession:
         else:
             refusal = replies.NO_POSTMASTER
         service = self._service
+        if refusal is None and service.backlog.full and not self._may_relay:
+            refusal = service.backlog.check(recipient.forward_path)
+            if refusal is not None:  # counted, not logged: there may be thousands of them
+                self.machine.reply(refusal)
+                return
         if refusal is None and service.resolve is not None and access.is_stored(recipient.forward_path):
             self._waiting = True
             self._asking = True
