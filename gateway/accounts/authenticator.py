@@ -30,7 +30,7 @@ import msgspec
 
 from gateway.accounts.directory import Directory
 from gateway.accounts.model import REFUSALS, Account, Identity, Refusal, SourceError
-from gateway.accounts.source import Busy, Source
+from gateway.accounts.source import Busy, Source, Verified
 from gateway.accounts.tokens import Tokens
 from gateway.config_accounts import AuthConfig
 from gateway.log import Log
@@ -59,7 +59,7 @@ class Peer(msgspec.Struct, frozen=True):
 class _CachedLogin(msgspec.Struct, frozen=True):
     source: Source
     user: str
-    mark: str
+    verified: Verified
     until: float  # time.monotonic()
 
 
@@ -182,7 +182,7 @@ class Authenticator:
             return None
         if entry.until > time.monotonic():
             try:
-                account = self.directory.is_current(entry.source, entry.user, entry.mark)
+                account = self.directory.is_current(entry.source, entry.user, entry.verified)
             except SourceError:
                 return None
             if account is not None:
@@ -201,7 +201,7 @@ class Authenticator:
             if len(self._cache) >= config.cache_max:
                 del self._cache[next(iter(self._cache))]
             self._cache[self._cache_name(user, password)] = _CachedLogin(
-                source, user, verified.mark, time.monotonic() + config.cache_s
+                source, user, verified, time.monotonic() + config.cache_s
             )
         return verified.account
 
@@ -375,9 +375,10 @@ class Login:
             self._unavailable(error)
 
     async def _find_keys(self, kind: str) -> ScramKeys:
-        found = await self._auth.directory.keys(self._user, kind) if self._user else None
+        nobody = self._auth.keys_of_nobody(self._user, kind)
+        found = await self._auth.directory.keys(self._user, kind, nobody) if self._user else None
         if found is None:
-            return self._auth.keys_of_nobody(self._user, kind)
+            return nobody
         self._account, keys = found
         return keys
 

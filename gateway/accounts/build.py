@@ -13,6 +13,8 @@ from gateway.accounts.authenticator import Authenticator
 from gateway.accounts.database import Database
 from gateway.accounts.directory import Directory
 from gateway.accounts.embedded import EmbeddedSource
+from gateway.accounts.files import FileSource, parse_htpasswd, parse_passwd_file
+from gateway.accounts.model import SourceError
 from gateway.accounts.passwords import Hasher
 from gateway.accounts.source import Checks, Source
 from gateway.accounts.tokens import Tokens
@@ -97,8 +99,28 @@ def _make_source(
     database: Database,
     checks: Checks,
 ) -> Source:
+    if config.type == "ldap":
+        from gateway.accounts.ldap import LdapSource  # an extra
+
+        return LdapSource(config)
+    if config.type == "http":
+        from gateway.accounts.web import WebSource  # brings aiohttp: 13 MB
+
+        return WebSource(config)
     hasher = hasher_of(auth)
-    return EmbeddedSource(database, hasher, checks, next_on_failure=config.next_on_failure)
+    if config.type == "embedded":
+        return EmbeddedSource(database, hasher, checks, next_on_failure=config.next_on_failure)
+    if config.file is None:
+        raise SourceError(f"accounts.source: {config.type} needs file")
+    return FileSource(
+        config.file,
+        parse_htpasswd if config.type == "htpasswd" else parse_passwd_file,
+        checks,
+        name=config.type,
+        default_domain=accounts.default_domain,
+        nobody=hasher.nobody,
+        next_on_failure=config.next_on_failure,
+    )
 
 
 def _tokens(auth: AuthConfig) -> Tokens | None:

@@ -216,18 +216,20 @@ class Directory:
             await local[-1].compute(local[-1].nobody(), password)
         return None
 
-    def is_current(self, source: Source, user: str, mark: str) -> Account | None:
+    def is_current(self, source: Source, user: str, verified: Verified) -> Account | None:
         """The account that verify() found earlier, None when its password changed or it is gone.
 
         Raises SourceError.
         """
-        account = source.is_current(user, mark)
+        account = source.is_current(user, verified)
         return None if account is None else self._complete(account)
 
-    async def keys(self, user: str, kind: str) -> tuple[Account, ScramKeys] | None:
+    async def keys(
+        self, user: str, kind: str, nobody: ScramKeys
+    ) -> tuple[Account, ScramKeys] | None:
         """For SCRAM.  Raises SourceError."""
         for source in self.sources:
-            found = await source.keys(user, kind)
+            found = await source.keys(user, kind, nobody)
             if found is not None:
                 return self._complete(found[0]), found[1]
         return None

@@ -1,6 +1,6 @@
-"""Where accounts come from: one small interface, and what local sources share.
+"""Where accounts come from: one small interface, and what local and remote ones share.
 
-Owns      Source, LocalSource, Checks; Verified
+Owns      Source, LocalSource, RemoteSource, Checks; Verified
 Flow      Directory → peek()/find() who exists; verify() a password; keys(), secret() for SCRAM and CRAM-MD5
 Limits    Checks: a bounded pool of threads with a bounded queue, so memory is bounded by
           auth.checks × argon2_memory_kib
@@ -11,8 +11,10 @@ Blocking  peek() and record() read a local file or database at most (5 us); ever
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -36,7 +38,7 @@ class Verified(msgspec.Struct, frozen=True):
     """The password is right."""
 
     account: Account
-    mark: str  # what is_current() compares: changes with the password
+    mark: str = ""  # what is_current() compares: changes with the password
 
 
 class Source(Protocol):
@@ -57,11 +59,17 @@ class Source(Protocol):
     async def verify(self, user: str, password: str) -> Verified | bool:
         """Verified; False: a wrong password; True: the source does not know the user.  Raises SourceError."""
 
-    def is_current(self, user: str, mark: str) -> Account | None:
-        """The account of an earlier Verified, None when it or its password changed since."""
+    def is_current(self, user: str, verified: Verified) -> Account | None:
+        """The account as it is now, None when it or its password changed since it was verified."""
 
-    async def keys(self, user: str, kind: str) -> tuple[Account, ScramKeys] | None:
-        """For SCRAM with "SHA-256" or "SHA-1"; None: unknown, or no such keys."""
+    async def keys(
+        self, user: str, kind: str, nobody: ScramKeys
+    ) -> tuple[Account, ScramKeys] | None:
+        """For SCRAM with "SHA-256" or "SHA-1"; None: unknown, or no such keys.
+
+        nobody: what would be shown of a user that does not exist; keys that are made of a password
+        now have its salt and iterations, so that the two cannot be told apart.
+        """
 
     async def secret(self, user: str) -> tuple[Account, str] | None:
         """The password itself; None: unknown, or not kept."""
@@ -72,6 +80,8 @@ class Source(Protocol):
     async def close(self) -> None:
         """Give back what it holds."""
 
+
+REMEMBERED_MAX = 50_000  # of a remote source: about 0.3 KiB each
 
 UNKNOWN = True
 WRONG = False
@@ -146,11 +156,14 @@ class LocalSource:
         except passwords.UnknownScheme as error:
             raise SourceError(f"{self.name}: {error}") from None
 
-    def is_current(self, user: str, mark: str) -> Account | None:
+    def is_current(self, user: str, verified: Verified) -> Account | None:
         record = self.record(user)
-        return record.account if record is not None and record.verifier == mark else None
+        same = record is not None and record.verifier == verified.mark
+        return record.account if record is not None and same else None
 
-    async def keys(self, user: str, kind: str) -> tuple[Account, ScramKeys] | None:
+    async def keys(
+        self, user: str, kind: str, nobody: ScramKeys
+    ) -> tuple[Account, ScramKeys] | None:
         record = self.record(user)
         if record is None:
             return None
@@ -159,8 +172,13 @@ class LocalSource:
             return record.account, passwords.parse_scram(kept)
         if record.secret is None:
             return None
-        compute = passwords.scram_keys
-        return record.account, await self._checks.run(compute, record.secret, kind, 4096)
+        try:
+            keys = await self._checks.run(
+                passwords.scram_keys, record.secret, kind, nobody.iterations, nobody.salt
+            )
+        except ValueError:  # a password that SCRAM's clients cannot send
+            return None
+        return record.account, keys
 
     async def secret(self, user: str) -> tuple[Account, str] | None:
         record = self.record(user)
@@ -171,3 +189,53 @@ class LocalSource:
 
     async def close(self) -> None:
         """Nothing to give back."""
+
+
+class RemoteSource:
+    """A source that is asked over a network: remembers for a while who exists."""
+
+    name = "remote"
+
+    def __init__(self, *, cache_s: float, next_on_failure: bool) -> None:
+        self.next_on_failure = next_on_failure
+        self._cache_s = cache_s
+        self._known: dict[str, tuple[Account | None, float]] = {}
+
+    def abilities(self) -> frozenset[str]:
+        return frozenset()  # it gives no secrets away
+
+    def peek(self, user: str) -> Account | None:
+        known = self._known.get(user)
+        if known is None or known[1] < time.monotonic():
+            raise Ask
+        return known[0]
+
+    def remember(self, user: str, account: Account | None) -> Account | None:
+        """Who it is, for cache_s."""
+        if self._cache_s:
+            if len(self._known) >= REMEMBERED_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[user] = account, time.monotonic() + self._cache_s
+        return account
+
+    def is_current(self, user: str, verified: Verified) -> Account | None:
+        return verified.account  # for auth.cache_s: to ask is what the cache is to save
+
+    async def keys(
+        self, user: str, kind: str, nobody: ScramKeys
+    ) -> tuple[Account, ScramKeys] | None:
+        return None
+
+    async def secret(self, user: str) -> tuple[Account, str] | None:
+        return None
+
+    def problems(self) -> list[str]:
+        return []
+
+
+def first_line(path: Path) -> str:
+    """A secret in a file of its own.  Raises SourceError."""
+    try:
+        return path.read_text(errors="replace").partition("\n")[0].strip()
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None

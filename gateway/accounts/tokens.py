@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from gateway.accounts.model import SourceError
+from gateway.accounts.source import first_line
 from gateway.config_accounts import OAuthConfig
 
 if TYPE_CHECKING:
@@ -204,11 +205,6 @@ def parse_keys(octets: bytes, origin: str) -> jwt.PyJWKSet:
         return jwt.PyJWKSet.from_json(octets.decode())
     except (jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
         raise SourceError(f"{origin}: no usable key in it ({error})") from None
-
-
-def first_line(path: Path) -> str:
-    """A secret in a file.  Raises SourceError."""
-    return _read(path).decode(errors="replace").partition("\n")[0].strip()
 
 
 def _read(path: Path) -> bytes:
