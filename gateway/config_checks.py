@@ -15,6 +15,8 @@ import re
 import resource
 from collections.abc import Iterator
 
+from gateway.accounts.check import advice as accounts_advice
+from gateway.accounts.check import check_config, check_mechanisms
 from gateway.config_model import Config, ListenConfig, RouteConfig
 from gateway.mail.address import normal_domain
 from gateway.mail.unique_id import UniqueIds
@@ -39,6 +41,7 @@ def check_all(config: Config, check_files: bool = True) -> list[Problem]:
         *_check_access(config),
         *_check_routes(config),
         *_check_amounts(config),
+        *check_config(config.accounts, config.auth),
         *_check_pop(config),
     ]
     if check_files:
@@ -89,6 +92,7 @@ def _check_listeners(config: Config) -> Iterator[Problem]:
             seen.setdefault(address, index)
         if listen.tls != "off" and config.tls.certificate is None:
             yield (*at, "tls"), f'"{listen.tls}" needs tls.certificate and tls.key'
+        yield from check_mechanisms(listen.auth_mechanisms, (*at, "auth_mechanisms"))
         if listen.service == "http":
             yield from _check_http(listen, at)
         if listen.service == "pop2" and listen.tls == "starttls":
@@ -254,6 +258,13 @@ def warnings_for(config: Config) -> list[str]:
     for listen in config.listen:
         if listen.service == "http" and not listen.address.is_loopback and listen.tls == "off":
             found.append(f"listen {listen.address}: HTTP in clear on a public address")
+    found += accounts_advice(config.accounts, config.auth)
+    stores = any(url == "store:" for route in config.route for url in route.next_hop)
+    if stores and not config.accounts.postmaster:
+        found.append(
+            "accounts.postmaster: not set; mail for postmaster@ needs an account or an alias of that "
+            "name (RFC 5321 §4.5.1)"
+        )
     keys = [("tls", config.tls.certificate, config.tls.key)]
     keys += [
         (f"tls.sni[{index}]", sni.certificate, sni.key) for index, sni in enumerate(config.tls.sni)

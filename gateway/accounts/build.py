@@ -87,18 +87,19 @@ def make_sources(
 ) -> list[Source]:
     """One for each [[accounts.source]]; the embedded one without any."""
     return [
-        _make_source(config, accounts, auth, database, checks)
+        make_source(config, accounts, auth, database, checks)
         for config in accounts.source or (EMBEDDED,)
     ]
 
 
-def _make_source(
+def make_source(
     config: AccountSourceConfig,
     accounts: AccountsConfig,
     auth: AuthConfig,
     database: Database,
     checks: Checks,
 ) -> Source:
+    """What one [[accounts.source]] means.  Raises SourceError."""
     if config.type == "ldap":
         from gateway.accounts.ldap import LdapSource  # an extra
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import click
 
+from gateway.accounts.check import ask_sources
 from gateway.cli.common import USAGE, config_option, json_option, print_json, print_table
 from gateway.config import ConfigError, load
 from gateway.config_checks import warnings_for
@@ -89,6 +90,13 @@ def _source_warnings(config: Config) -> Iterator[str]:
                 f"route[{index}].source_addresses: {address} is not up on this host; it is left out, and "
                 "without another of its family the mail waits"
             )
+
+
+def _ask_sources(config: Config) -> list[str]:
+    """What is wrong with the accounts; a database that no gateway made yet is none."""
+    if not config.accounts.source and not config.accounts_file.exists():
+        return []
+    return asyncio.run(ask_sources(config.accounts, config.auth, config.accounts_file))
 
 
 def _facts(config: Config) -> dict[str, object]:
