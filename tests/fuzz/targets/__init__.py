@@ -1,0 +1,73 @@
+"""What is fuzzed: one module a target.  README.md says how to add one.
+
+check(data)        takes any octets; an exception that leaves it is a finding (its docstring says what must hold)
+seeds()            inputs to begin with, beside corpus/<target>
+WORDS              octets worth trying as they are (libFuzzer's dictionary)
+MAX_OCTETS         of an input; 4096 when not given
+RUNS               how many inputs `make test` tries beyond the corpus
+mutate(data, max_octets, seed, basic)   optional: makes an input of another, where libFuzzer's own way breaks
+                                        too much; basic(data, max_octets) is that way
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FUZZ = HERE.parent
+
+Basic = Callable[[bytes, int], bytes]
+Mutate = Callable[[bytes, int, int, Basic], bytes]
+
+
+@dataclass(frozen=True)
+class Target:
+    name: str
+    purpose: str
+    check: Callable[[bytes], None]
+    seeds: Callable[[], Iterable[bytes]]
+    words: Sequence[bytes]
+    max_octets: int
+    runs: int
+    mutate: Mutate | None
+
+    @property
+    def corpus(self) -> Path:
+        """Small inputs that together reach what was ever reached."""
+        return FUZZ / "corpus" / self.name
+
+    @property
+    def regressions(self) -> Path:
+        """Inputs that were findings once."""
+        return FUZZ / "regressions" / self.name
+
+    @property
+    def dictionary(self) -> str:
+        """The words as libFuzzer reads them."""
+        return "".join(
+            '"' + "".join(f"\\x{octet:02x}" for octet in word) + '"\n' for word in self.words
+        )
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in HERE.glob("[a-z]*.py"))
+
+
+def load(name: str) -> Target:
+    """Imports the target, and with it the code that it fuzzes.  Raises KeyError."""
+    if name not in names():
+        raise KeyError(name)
+    module = importlib.import_module(f"tests.fuzz.targets.{name}")
+    return Target(
+        name,
+        (module.__doc__ or "").partition("\n")[0],
+        module.check,
+        getattr(module, "seeds", tuple),
+        getattr(module, "WORDS", ()),
+        getattr(module, "MAX_OCTETS", 4096),
+        getattr(module, "RUNS", 5000),
+        getattr(module, "mutate", None),
+    )
