@@ -123,8 +123,8 @@ def _hear(pipes: dict[Connection, int], watch: Watch) -> tuple[list[Result], lis
                 intervals[part].append(said)
                 watch.interval(said)
             else:
+                said.intervals = intervals.pop(part, [])  # it sent them as they ended
                 results.append(said)
-                intervals.pop(part, None)
         watch.tick()
     return results, [interval for left in intervals.values() for interval in left]
 
