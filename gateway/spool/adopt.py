@@ -46,6 +46,7 @@ def take_over(
 ) -> Recovery:
     """Move everything in directory (already locked) to the end of `into`; its messages are then stored there."""
     recovery = recover_partition(directory, damaged)
+    order = {segment.path: segment.sequence for segment in recovery.segments}
     old = Log(directory, settings, lambda: recovery.clock)
     try:
         if recovery.messages:
@@ -56,10 +57,16 @@ def take_over(
                 segment.close()
     finally:
         old.close()
-    for path in directory.glob("*.log"):
-        path.unlink()
-    sync_directory(directory)
+    order |= {segment.path: segment.sequence for segment in old.segments.values()}
+    _remove_all(directory, order)
     return recovery
+
+
+def _remove_all(directory: Path, order: dict[Path, int]) -> None:
+    """Oldest first, each on disk before the next: what is left still says of all its messages that they are settled."""
+    for path in sorted(directory.glob("*.log"), key=lambda path: order.get(path, 0)):
+        path.unlink()
+        sync_directory(directory)
 
 
 def _move(
@@ -80,9 +87,11 @@ def _move(
             moved.append(stored)
         batch.append(stored)
         if octets >= BATCH_OCTETS:
-            _settle(batch, old, log)
+            _make_durable(log, moved, leaving)
+            _settle(batch, old)
             batch, octets = [], 0
-    _settle(batch, old, log)
+    _make_durable(log, moved, leaving)
+    _settle(batch, old)
     recovery.messages = moved
     recovery.segments = []
 
@@ -94,12 +103,18 @@ def forget_states(stored: Stored, leaving: set[Segment]) -> None:
         segment.touched.discard(stored)
 
 
-def _settle(batch: list[Stored], old: Log, log: Log) -> None:
-    """The batch is on disk in the new log; then the old log says that it is done with it."""
+def _make_durable(log: Log, moved: list[Stored], leaving: set[Segment]) -> None:
+    """What was moved so far is on disk in the new log.  SpoolError when one is not."""
     log.flush()
     log.drain()
     if log.trouble is not None:
         raise SpoolError(log.trouble)
+    if any(stored.home in leaving for stored in moved):
+        raise SpoolError(f"{log.directory}: a write failed")
+
+
+def _settle(batch: list[Stored], old: Log) -> None:
+    """The old log says that it is done with the batch."""
     failed: list[int] = []
 
     def written(error: int) -> None:

@@ -241,11 +241,12 @@ class Compactor:
         """The message's records in those segments again, at the end of the log; yields octets copied."""
         extents = list(stored.extents)
         pinned: list[Segment] = []
+        failed: list[int] = []  # errors of pieces: a piece and its END may lie in different segments
         try:
             for i, (at, offset, length) in enumerate(extents):
                 if at in leaving:
                     payload = at.read_record(offset, length, stored.queue_id)
-                    segment, offset = self._append(CHUNK, stored.number, payload)
+                    segment, offset = self._append(CHUNK, stored.number, payload, failed.append)
                     segment.pins += 1
                     pinned.append(segment)
                     extents[i] = segment, offset, length
@@ -261,7 +262,7 @@ class Compactor:
                 envelope, prefix, _ = split_message(payload)
                 lengths = LENGTHS.pack(len(envelope), len(prefix))
                 payload = memoryview(b"".join((lengths, envelope, prefix, pack_extents(extents))))
-            move = _Move(self._log, stored, extents, pinned, len(payload))
+            move = _Move(self._log, stored, extents, pinned, failed, len(payload))
             pinned = []  # from here on they are the move's
             move.segment, move.offset = self._append(kind, stored.number, payload, move.written)
             if not stored.is_default():
@@ -294,18 +295,27 @@ class _Move:
     offset: int
 
     def __init__(
-        self, log: Log, stored: Stored, extents: list[Extent], pinned: list[Segment], length: int
+        self,
+        log: Log,
+        stored: Stored,
+        extents: list[Extent],
+        pinned: list[Segment],
+        failed: list[int],
+        length: int,
     ) -> None:
         self._log = log
         self._stored = stored
         self._extents = extents
         self._pinned = pinned
+        self._failed = failed
         self._length = length
 
     def written(self, error: int) -> None:
-        """From now on the copy is the message; when it failed, what was stays."""
+        """From now on the copy is the message; when it or a piece of it failed, what was stays."""
         stored = self._stored
-        if not error:
+        if not error and any(self._failed):
+            stored.ghosts = (*stored.ghosts, self.segment)
+        elif not error:
             drop_live(stored)
             existing = self._log.segments
             ghosts = (*stored.ghosts, stored.home)

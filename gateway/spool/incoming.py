@@ -159,6 +159,12 @@ class Incoming:
 
     def _written(self, error: int) -> None:
         stored, done = self._stored, self._done
+        if not error and self.error is not None:
+            # The record is on disk, in another segment than a piece of the content whose write failed.
+            self._spool.withdraw(stored)
+            assert done is not None
+            done(None, self.error)
+            return
         if not error:
             stored.written = True
             if done is not None:

@@ -319,6 +319,9 @@ class Log:
             )
         if segment is not None and segment is self.current:
             self._stop(f"write failed: {os.strerror(error)}")
+        elif segment is not None and self.current is not None and segment.cut == offset:
+            with contextlib.suppress(SpoolError):  # then _resume() writes it
+                self.write_cuts({sequence: offset}, lambda error: None)
 
     def _stop(self, trouble: str) -> None:
         """Nothing can be written, until _resume()."""
@@ -445,9 +448,10 @@ class Log:
         # Whatever is being made: that may fail, this one is sure.
         wanted = len(self._spares) < self.settings.spare_segments
         if segment.retired or segment.size != self.settings.segment_octets or not wanted:
+            clock = self._clock()
 
             def work() -> None:
-                files.remove(segment)
+                files.remove(segment, clock)
 
             self._run(work, lambda _, error: self._released(segment, error))
         else:

@@ -49,7 +49,13 @@ from gateway.spool.record import (
     unpack_results,
     unpack_update,
 )
-from gateway.spool.segment import FIRST_RECORD, Segment, unpack_header
+from gateway.spool.segment import (
+    FIRST_RECORD,
+    Segment,
+    read_clock,
+    sync_directory,
+    unpack_header,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +77,9 @@ class Damage:
     offset: int
     octets: int
     queue_ids: list[str]  # that can be recognised in it
-    acknowledged: bool  # False: possibly the torn end of a group that no client was told of
+    # False: possibly the torn end of a group that no client was told of.  True may be wrong when a write failed and the
+    # machine died before the record of that was on disk.
+    acknowledged: bool
     what: str
     kept_as: str
 
@@ -108,6 +116,7 @@ def _recover(directory: Path, damaged: Path, recovery: Recovery) -> None:
         segment = _open(path, damaged, recovery)
         if segment is not None:
             recovery.segments.append(segment)
+    recovery.clock = max(recovery.clock, read_clock(directory))
     recovery.segments.sort(key=lambda segment: segment.sequence)
     _Reader(recovery, damaged).run()
     recovery.messages.sort(key=lambda stored: stored.number)
@@ -190,9 +199,12 @@ class _Reader:
         self._results: dict[int, dict[int, tuple[int, bytes]]] = {}
         self._updates: dict[int, Update] = {}
         self._touched: dict[int, set[Segment]] = {}
-        self._messages: dict[int, Stored] = {}
-        self._needed: dict[tuple[int, int], Stored] = {}  # CHUNK records that were not met yet
+        # Newest copy first: compaction makes more than one, and a crash may tear all but the oldest.
+        self._messages: dict[int, list[Stored]] = {}
+        self._needed: dict[tuple[int, int], list[Stored]] = {}  # CHUNK records that were not met yet
+        self._torn: set[int] = set()  # id() of copies with a piece in a segment that is gone
         self._later_records = False
+        self._last_group: set[int] = set()  # messages whose record may never have been acknowledged
         self._cuts: dict[int, int] = {}
         # What a header says of the size is not to be trusted with memory.
         sizes = [min(segment.size, os.fstat(segment.fd).st_size) for segment in recovery.segments]
@@ -201,12 +213,13 @@ class _Reader:
     def run(self) -> None:
         for segment in reversed(self._recovery.segments):
             self._read_segment(segment)
-        missing = {stored.number: stored for stored in self._needed.values()}
-        for stored in missing.values():
-            self._damage_message(stored, "pieces of its content are missing or damaged")
-        for number, stored in self._messages.items():
-            if number in missing:
+        torn = self._torn.union(id(copy) for copies in self._needed.values() for copy in copies)
+        for number, copies in self._messages.items():
+            stored = next((copy for copy in copies if id(copy) not in torn), None)
+            if stored is None:
+                self._damage_message(copies[0])
                 continue
+            stored.ghosts = tuple(copy.home for copy in copies if copy is not stored)
             restore(stored, self._results.get(number, {}), self._updates.get(number))
             stored.written = True
             stored.touched = tuple(self._touched.get(number, ()))
@@ -241,9 +254,12 @@ class _Reader:
 
     def _apply_all(self, segment: Segment, records: list[Record], octets: memoryview) -> None:
         settled, highest = self._settled, 0
+        last_group = records[-1][1] if records and not self._later_records else -1
         for record in reversed(records):
-            kind, _, number, offset, length = record
+            kind, group, number, offset, length = record
             highest = max(highest, number)
+            if group == last_group:
+                self._last_group.add(number)
             if kind in WHOLE and number in settled:
                 teller = settled[number]
                 if teller is not segment:
@@ -261,11 +277,7 @@ class _Reader:
         self, segment: Segment, kind: int, number: int, offset: int, payload: memoryview
     ) -> None:
         if kind in WHOLE:
-            known = self._messages.get(number)
-            if known is None:
-                self._message(segment, kind, number, offset, payload)
-            else:  # compaction copied it, and a crash came before this segment was given back
-                known.ghosts = (*known.ghosts, segment)
+            self._message(segment, kind, number, offset, payload)
         elif kind == CHUNK:
             self._needed.pop((segment.sequence, offset), None)
         elif kind == SETTLED:
@@ -290,20 +302,24 @@ class _Reader:
         envelope, prefix_octets, rest = read_envelope(payload)
         size = prefix_octets + len(rest)
         extents: list[Extent] = []
+        missing = False
         if kind == END:
             size = prefix_octets
             for sequence, length, at in EXTENT.iter_unpack(rest):
                 place = self._segments.get(sequence)
-                if place is None:
-                    raise ValueError(f"segment {sequence} with pieces of its content is gone")
+                if place is None:  # given back already when a newer copy was made
+                    missing = True
+                    break
                 extents.append((place, at, length))
                 size += length
         stored = new_stored(number, encode_number(number), envelope, size)
         stored.home, stored.home_offset, stored.home_length = segment, offset, len(payload)
         stored.extents = tuple(extents)
+        if missing:
+            self._torn.add(id(stored))
         for place, at, _ in extents:
-            self._needed[place.sequence, at] = stored
-        self._messages[number] = stored
+            self._needed.setdefault((place.sequence, at), []).append(stored)
+        self._messages.setdefault(number, []).append(stored)
 
     # -- damage ------------------------------------------------------------------------------------------------------
 
@@ -348,16 +364,29 @@ class _Reader:
             dict.fromkeys(encode_number(number) for number in numbers if 0 < number < 1 << 60)
         )
         damage = set_aside(
-            self._damaged, segment, start, stop - start, ids, what, bytes(octets[start:stop])
+            self._damaged,
+            segment,
+            start,
+            stop - start,
+            ids,
+            what,
+            bytes(octets[start:stop]),
+            acknowledged=acknowledged,
         )
-        damage.acknowledged = acknowledged
         segment.retired = True
         self._recovery.damaged.append(damage)
 
-    def _damage_message(self, stored: Stored, what: str) -> None:
+    def _damage_message(self, stored: Stored) -> None:
+        what = "pieces of its content are missing or damaged"
         size = RECORD_HEADER_OCTETS + stored.home_length
         damage = set_aside(
-            self._damaged, stored.home, stored.home_offset, size, [stored.queue_id], what
+            self._damaged,
+            stored.home,
+            stored.home_offset,
+            size,
+            [stored.queue_id],
+            what,
+            acknowledged=stored.number not in self._last_group,
         )
         self._recovery.damaged.append(damage)
 
@@ -370,18 +399,28 @@ def set_aside(
     queue_ids: list[str],
     what: str,
     content: bytes | None = None,
+    *,
+    acknowledged: bool = True,
 ) -> Damage:
-    """Keep octets of a segment with a report.  Once: a second start finds the first one's files."""
+    """Keep octets of a segment with a report, on disk when this returns.
+
+    Once: a second start finds the first one's files, and believes what that one said of acknowledged.
+    """
     name = f"{segment.path.parent.name}-{segment.sequence:08d}-{offset:010d}"
-    kept = damaged / f"{name}.octets"
+    kept, report = damaged / f"{name}.octets", damaged / f"{name}.json"
     damage = Damage(
-        str(segment.path), segment.sequence, offset, octets, queue_ids, True, what, str(kept)
+        str(segment.path), segment.sequence, offset, octets, queue_ids, acknowledged, what, str(kept)
     )
     try:
-        damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not kept.exists():
-            kept.write_bytes(content if content is not None else _read(segment.fd, offset, octets))
-            (damaged / f"{name}.json").write_bytes(msgspec.json.encode(damage))
+        before = _read_report(report)
+        if before is not None:
+            damage.acknowledged = before.acknowledged
+        else:
+            damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _keep(kept, content if content is not None else _read(segment.fd, offset, octets))
+            _keep(report, msgspec.json.encode(damage))
+            sync_directory(damaged)
+            sync_directory(damaged.parent)
     except OSError as error:
         damage.kept_as = ""
         logger.error("spool: cannot keep damaged octets in %s: %s", damaged, error.strerror)
@@ -393,6 +432,21 @@ def set_aside(
         ", ".join(queue_ids) or "-",
     )
     return damage
+
+
+def _keep(path: Path, octets: bytes | bytearray) -> None:
+    with path.open("wb") as file:
+        file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_report(path: Path) -> Damage | None:
+    """None when there is none, or only part of one: written last, it shows that both files are whole."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Damage)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
 
 
 def _set_file_aside(path: Path, size: int, damaged: Path, recovery: Recovery) -> None:

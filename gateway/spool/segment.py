@@ -3,6 +3,7 @@
 Owns      Segment; making, reusing and removing the files
 Files     <partition>/<slot>.log: header block, records, and a copy of the header as last block.
           The slot says nothing: sequence and mark are in the header, and change with every reuse.
+          <partition>/lock: held by the owner; in it the highest queue-id clock of segments that were removed
 Limits    one or two descriptors a segment
 Errors    OSError
 Blocking  everything here waits for the disk: call it from the preparing thread, or before serving
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 MAGIC = b"GWSPOOL1"
 HEADER = struct.Struct("<8sIIQQQ")  # magic, sequence, 0, mark, size, clock; a CRC-32C follows
 CRC = struct.Struct("<I")
+CLOCK = struct.Struct("<8sQ")  # magic, clock; a CRC-32C follows
+CLOCK_MAGIC = b"GWCLOCK1"
 FIRST_RECORD = BLOCK_OCTETS
 FILL_OCTETS = 1024 * 1024
 
@@ -185,11 +188,35 @@ def reuse(old: Segment, segment: Segment, method: str, clock: int) -> None:
         raise
 
 
-def remove(segment: Segment) -> None:
-    """Unlink the file; durable when this returns."""
+def remove(segment: Segment, clock: int) -> None:
+    """Unlink the file; durable when this returns.  clock: as for pack_header(), and kept for the same reason."""
     segment.close()
+    write_clock(segment.path.parent, clock)
     segment.path.unlink(missing_ok=True)
     sync_directory(segment.path.parent)
+
+
+def write_clock(directory: Path, clock: int) -> None:
+    """Overwrites a few octets of the lock's file, which needs no room on a full disk."""
+    head = CLOCK.pack(CLOCK_MAGIC, clock)
+    fd = os.open(directory / "lock", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, head + CRC.pack(crc32c(head)), 0)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_clock(directory: Path) -> int:
+    """What write_clock() left; 0 when it never did."""
+    try:
+        octets = (directory / "lock").read_bytes()
+    except FileNotFoundError:
+        return 0
+    head, crc = octets[: CLOCK.size], octets[CLOCK.size : CLOCK.size + CRC.size]
+    if crc != CRC.pack(crc32c(head)) or head[:8] != CLOCK_MAGIC:
+        return 0
+    return int(CLOCK.unpack(head)[1])
 
 
 def write_headers(segment: Segment, clock: int) -> None:

@@ -7,7 +7,8 @@
     Blocking  recover(), adopt(), close(), and a body that is no longer in memory
     Security  runs unprivileged; reads and writes nothing but its own files; no network
     Standards RFC 5321 §4.1.1.4, §4.2.5, §6.1
-    Bugs      an id given out by new_id() and never stored may come again when the clock is set back over a restart
+    Bugs      an id given out by new_id() and never stored may come again when the clock is set back over a restart; so
+              may those of a partition that was taken over, when there are as many workers again
 
 A message belongs to us from the moment done(stored, None) is called.  durability "fsync": when it is on disk.
 "memory": at once, when it is queued to be written (one larger than a chunk is treated as "fsync", for it does not stay
@@ -17,6 +18,7 @@ in memory); "inline" mail never comes here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -33,10 +35,17 @@ from gateway.spool.errors import SpoolCorrupt, SpoolError, SpoolFull, SpoolLocke
 from gateway.spool.incoming import Done, Incoming
 from gateway.spool.log import Log
 from gateway.spool.message import Body, Stored
-from gateway.spool.record import COUNTER_BITS, EPOCH_MS, LENGTHS, MESSAGE, WORKER_BITS
+from gateway.spool.record import (
+    COUNTER_BITS,
+    DISCARDED,
+    EPOCH_MS,
+    LENGTHS,
+    MESSAGE,
+    WORKER_BITS,
+)
 from gateway.spool.recover import Recovery, recover_partition, set_aside
 from gateway.spool.results import Results
-from gateway.spool.segment import Segment
+from gateway.spool.segment import Segment, sync_directory, write_clock
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +204,11 @@ class Spool:
             self._drop_body(stored)
         self._schedule_results()
 
+    def withdraw(self, stored: Stored) -> None:
+        """It is in the log and not ours: a record will say so.  Its sender hears that it was not taken."""
+        for index in range(len(stored.states)):
+            self.settle(stored, index, DISCARDED)
+
     def update(self, stored: Stored) -> None:
         """Record attempts, next_attempt_at, held, priority and route of the message."""
         if not stored.unsettled:
@@ -330,9 +344,16 @@ class Spool:
 def _lock(directory: Path) -> int:
     """The descriptor that owns the partition.  SpoolLocked when another process does."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What is on disk in a directory whose own name is not is lost with it.
+    sync_directory(directory.parent)
+    with contextlib.suppress(PermissionError):  # the root's parent need not be ours
+        sync_directory(directory.parent.parent)
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(fd).st_size:
+            with contextlib.suppress(OSError):  # what matters is that later there is room for it
+                write_clock(directory, 0)
     except BlockingIOError as error:
         os.close(fd)
         raise SpoolLocked(f"{directory} belongs to another process") from error

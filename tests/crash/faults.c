@@ -197,7 +197,7 @@ static uint64_t locking(const char *path)
 static uint64_t opening(const char *path, int flags)
 {
     if (ends_with(path, "/lock"))
-        return locking(path);
+        return flags & O_CREAT ? locking(path) : 0;
     if (strstr(path, "/damaged/") && flags & O_CREAT)
         return BIT(RECOVERY_SET_ASIDE);
     if (!ends_with(path, ".log") || !(is_in(path, own) || is_in(path, adopted)))
@@ -264,6 +264,7 @@ static uint64_t writing(int fd, const unsigned char *p, size_t n, off64_t at, co
 }
 
 struct settled {
+    char magic[8];
     int64_t at_ns; /* CLOCK_MONOTONIC, when it was on disk */
     uint64_t number;
     uint32_t kind, octets; /* RESULT or SETTLED; the payload follows */
@@ -277,7 +278,8 @@ static void note_settled(const unsigned char *p, size_t n, const char *path)
         int kind = p[at + 20];
         if (kind != 5 && kind != 7)
             continue;
-        struct settled head = {now_ns(CLOCK_MONOTONIC), get64(p + at + 24), (uint32_t)kind, get32(p + at + 12)};
+        struct settled head = {"SETTLED", now_ns(CLOCK_MONOTONIC), get64(p + at + 24), (uint32_t)kind,
+                               get32(p + at + 12)};
         struct iovec parts[] = {{&head, sizeof head}, {(void *)(p + at + 32), head.octets}};
         syscall(SYS_writev, settled_fd, parts, 2);
     }

@@ -119,14 +119,23 @@ class Settled(NamedTuple):
     payload: bytes
 
 
+_SETTLED = struct.Struct("<8sqQII")  # struct settled
+_MAGIC = b"SETTLED\0"
+
+
 def read_settled(path: Path) -> Iterator[Settled]:
-    octets, at = path.read_bytes() if path.exists() else b"", 0
-    head = struct.Struct("<qQII")
-    while at + head.size <= len(octets):
-        at_ns, number, kind, length = head.unpack_from(octets, at)
-        at += head.size
-        yield Settled(at_ns, number, kind, octets[at : at + length])
-        at += length
+    """All of a file of struct settled; one that a kill cut short is left out: it was hardly on disk."""
+    octets = path.read_bytes() if path.exists() else b""
+    at = octets.find(_MAGIC)
+    while at >= 0:
+        following = octets.find(_MAGIC, at + 8)
+        record = octets[at:following] if following >= 0 else octets[at:]
+        if len(record) >= _SETTLED.size:
+            _, at_ns, number, kind, length = _SETTLED.unpack_from(record)
+            payload = record[_SETTLED.size :]
+            if len(payload) == length:
+                yield Settled(at_ns, number, kind, payload)
+        at = following
 
 
 def build(directory: Path) -> Path:

@@ -71,6 +71,7 @@ class Rig:
         }
         self._ledgers: list[Path] = []
         self.gateway = RunningGateway(where, config)
+        self._config = self.gateway.config.read_text()
 
     def __enter__(self) -> Rig:
         return self
@@ -93,6 +94,15 @@ class Rig:
         return Plan(target=target, ledger=str(path), run=run, **settings)
 
     # -- processes ---------------------------------------------------------------------------------
+
+    def configure(self, *, workers: int = 2, hold: bool = False, write_method: str = "auto") -> None:
+        """What the next start reads."""
+        text = self._config.replace("workers = 2", f"workers = {workers}")
+        if hold:
+            text = text.replace("[[route]]\n", "[[route]]\nhold = true\n")
+        text = text.replace("[spool]\n", f'[spool]\nwrite_method = "{write_method}"\n')
+        self.gateway.config.write_text(text)
+        self.gateway.expect_workers(workers)
 
     def workers(self) -> list[int]:
         """Process ids of the workers that run."""

@@ -134,7 +134,7 @@ class Trace:
         disk = _Disk(self)
         for at, event in enumerate(self.events):
             disk.apply(at, event)
-        image = disk.image(disk.units())
+        image = disk.image(unit for unit in disk.units() if not unit[0].failed)
         wrong = [
             path
             for path in sorted({*image, *self.final})
@@ -268,6 +268,7 @@ class _Op:
     sectors: set[int] = field(default_factory=set)  # that are not superseded
     ended: bool = False
     spoiled: bool = False  # a sync that should have covered it failed, or it failed itself
+    failed: bool = False  # it failed itself
     directories: set[str] = field(default_factory=set)  # that must be synced
 
 
@@ -348,7 +349,7 @@ class _Disk:
             return
         if event.kind == WRITE:
             if failed:
-                op.spoiled = True
+                op.spoiled = op.failed = True
             else:
                 self._written(op, event)
         elif failed:  # changes of names and lengths are all or nothing

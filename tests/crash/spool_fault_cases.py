@@ -118,6 +118,60 @@ def test_a_large_message_fails_as_a_whole(rig: Rig, control: Control):
     assert ids(rig) == [whole.queue_id]
 
 
+def begun_in_one_segment_and_ended_in_another(rig: Rig, control: Control) -> tuple[bytes, list[object]]:
+    """A large message whose first pieces are in a write that fails, and its end in one that does not."""
+    piece, number, told = bytes(range(250)) * 32, 0, []
+    incoming = rig.spool.begin()
+    first = rig.spool.log.current
+    fail_writes(rig, control, errno.EIO, 1)
+    while rig.spool.log.current is first:
+        incoming.append(piece)
+        number += 1
+    incoming.commit(make_envelope(), b"", b"end", lambda *result: told.append(result))
+    rig.until(lambda: told)
+    return piece * number + b"end", told
+
+
+def test_a_message_is_refused_when_a_piece_in_another_segment_failed(rig: Rig, control: Control):
+    before = rig.store(b"before")
+    _, told = begun_in_one_segment_and_ended_in_another(rig, control)
+    ((stored, problem),) = told
+    assert stored is None and problem.reply.code == 451
+    rig.until(lambda: rig.spool.health is None)
+    rig.settle_down()
+    assert rig.spool.count == 1
+    recovery = rig.reopen()
+    assert [m.queue_id for m in recovery.messages] == [before.queue_id]
+    assert not recovery.damaged
+
+
+def test_a_failed_segment_that_is_not_the_last_is_cut_at_once(rig: Rig, control: Control):
+    begun_in_one_segment_and_ended_in_another(rig, control)
+    rig.until(lambda: rig.spool.health is None)
+    log = rig.spool.log
+    failed = [s.sequence for s in log.segments.values() if s.cut is not None]
+    cut = {sequence for segment in log.segments.values() for sequence in segment.cuts}
+    assert cut >= set(failed)
+
+
+def test_a_copy_is_not_used_when_a_piece_in_another_segment_failed(rig: Rig, control: Control):
+    content = bytes(range(250)) * 160
+    stored = rig.store(None, prefix=b"", pieces=[content])
+    places = stored.records()
+    while rig.spool.log._writer.room_octets > 30_000:
+        rig.store(bytes(6000))
+    rig.settle_down()
+    first = rig.spool.log.current
+    fail_writes(rig, control, errno.EIO, 1)
+    list(rig.spool.compactor.copy(stored, {place for place, _, _ in places}))
+    assert rig.spool.log.current is not first
+    rig.until(lambda: rig.spool.health is None)
+    rig.settle_down()
+    assert rig.read(stored) == content
+    again = {message.queue_id: message for message in rig.reopen().messages}
+    assert rig.read(again[stored.queue_id]) == content
+
+
 def test_short_writes_are_completed(rig: Rig, control: Control):
     control.short_octets = 5000
     kept = [rig.store(bytes([i]) * (5000 * i)) for i in range(8)]

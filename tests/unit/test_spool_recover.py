@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,18 @@ from msgspec import structs
 from spool_rig import SMALL, Rig, make_envelope
 
 from gateway.spool.message import Body
-from gateway.spool.record import CHUNK, END, MESSAGE, RELAYED, SETTLED, unpack_numbers
+from gateway.spool.record import (
+    CHUNK,
+    END,
+    MESSAGE,
+    RELAYED,
+    SETTLED,
+    WORKER_BITS,
+    unpack_numbers,
+)
 from gateway.spool.recover import Recovery, recover_partition
-from gateway.spool.segment import unpack_header
-from gateway.spool.spool import SpoolCorrupt
+from gateway.spool.segment import Segment, remove, unpack_header
+from gateway.spool.spool import SpoolCorrupt, Stored
 
 
 @dataclass
@@ -263,4 +272,57 @@ def test_damage_met_while_serving_holds_the_message(tmp_path: Path):
     assert rig.read(again).endswith(b"y" * 1000)
     recovery = rig.reopen()
     assert len(recovery.messages) == 1 and not recovery.damaged
+    rig.end()
+
+
+def copied(rig: Rig, stored: Stored) -> bytes:
+    """Compaction copies the message; the segment's octets with both copies, before anything is given back."""
+    segments = {place for place, _, _ in stored.records()}
+    list(rig.spool.compactor.copy(stored, segments))
+    rig.settle_down()
+    return stored.home.path.read_bytes()
+
+
+def test_a_torn_copy_of_a_large_message_leaves_the_message_it_was_made_of(tmp_path: Path):
+    rig = Rig(tmp_path / "first")
+    rig.open()
+    stored = rig.store(b"L" * 20_000, prefix=b"")
+    octets = bytearray(copied(rig, stored))
+    piece = stored.extents[0][1]
+    rig.end()
+    assert recover(octets, tmp_path)[1] == {stored.queue_id: b"L" * 20_000}
+    octets[piece + 100] ^= 1  # its END is whole, a piece is not
+    assert recover(octets, tmp_path)[1] == {stored.queue_id: b"L" * 20_000}
+
+
+def test_what_a_report_says_stays_said(written: Written, tmp_path: Path):
+    octets = bytearray(written.octets)
+    octets[written.records[-2][3] + 50] ^= 1  # in the last group: perhaps nobody was told
+    first, _ = recover(octets, tmp_path)
+    assert [damage.acknowledged for damage in first.damaged] == [False]
+    assert not json.loads(Path(first.damaged[0].kept_as).with_suffix(".json").read_bytes())[
+        "acknowledged"
+    ]
+    (tmp_path / "0" / "000001.log").unlink()
+    shutil.copytree(tmp_path / "damaged", tmp_path / "kept")
+    recover(octets, tmp_path)
+    shutil.rmtree(tmp_path / "damaged")
+    shutil.copytree(tmp_path / "kept", tmp_path / "damaged")
+    again = recover_partition(tmp_path / "0", tmp_path / "damaged")
+    assert [damage.acknowledged for damage in again.damaged] == [False]
+
+
+def test_ids_rise_though_the_segments_that_had_them_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rig = Rig(tmp_path)
+    rig.open()
+    rig.spool.settle(stored := rig.store(), 0, RELAYED)
+    rig.settle_down()
+    for path in rig.spool.directory.glob("*.log"):
+        remove(Segment(path, 0, 0, 0), stored.number >> WORKER_BITS)
+    rig.close()
+    monkeypatch.setattr(time, "time_ns", lambda: 1_600_000_000_000_000_000)
+    rig.open()
+    assert rig.spool.new_id() > stored.queue_id
     rig.end()
