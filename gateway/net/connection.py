@@ -42,6 +42,7 @@ class Handler(Interface):
         """The write buffer rose above (False) or fell below (True) its water marks."""
 
 
+START_TLS_MARGIN_S = 1.0  # the handshake's own timeout comes first, and says more
 BULK_OCTETS = 200_000  # uvloop reads 256,000 at once: so much means that more is waiting
 
 
@@ -150,15 +151,25 @@ class Connection:
         Octets that were received before the handshake are the handler's business: it must have refused or dropped
         them (RFC 3207 §6), they are not carried over.
         """
+        if self.closed:  # uvloop would wait for ever
+            raise ConnectionResetError("connection lost before the TLS handshake")
         loop = asyncio.get_running_loop()
-        transport = await loop.start_tls(
-            self.transport,
-            as_protocol(self),
-            context,
-            server_side=server_side,
-            server_hostname=server_hostname,
-            ssl_handshake_timeout=timeout_s,
-        )
+        try:
+            # Lost between here and the first octet of the handshake: nobody tells start_tls() then.  Not wait_for():
+            # its task would let what follows the handshake in before self.transport is set.
+            async with asyncio.timeout(timeout_s + START_TLS_MARGIN_S):
+                transport = await loop.start_tls(
+                    self.transport,
+                    as_protocol(self),
+                    context,
+                    server_side=server_side,
+                    server_hostname=server_hostname,
+                    ssl_handshake_timeout=timeout_s,
+                )
+        except BaseException:
+            self.abort()
+            loop.call_soon(self.connection_lost, None)  # uvloop does not, when the peer was the one who closed
+            raise
         if transport is None:
             raise ConnectionResetError("connection lost during the TLS handshake")
         self.transport = transport
