@@ -14,16 +14,18 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 from gateway.store.errors import BadName, NoSuchAccount
 
 SEPARATOR = "/"
 NAME_OCTETS_MAX = 1000
 DEPTH_MAX = 50
-ACCOUNT_OCTETS_MAX = 240  # percent-encoded: a file name has 255
+ACCOUNT_OCTETS_MAX = 250  # as a directory: a file name has 255
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # RFC 5198 §2, RFC 6855 §3
+
+_UNSAFE = re.compile(r"[\x00-\x20%/\x7f]|\A\.")  # what a directory must not be called
+_ESCAPED = re.compile(r"%([0-9A-F]{2})")
 
 
 def mailbox_name(name: str) -> str:
@@ -60,10 +62,8 @@ def is_below(name: str, parent: str) -> bool:
 def account_directory(store: Path, account: str) -> Path:
     """Raises NoSuchAccount for what cannot be an account's name."""
     octets = account.encode("utf-8", "surrogateescape")
-    encoded = quote(octets, safe="@+=,")
-    if encoded.startswith("."):
-        encoded = "%2E" + encoded[1:]
-    if not encoded or len(encoded) > ACCOUNT_OCTETS_MAX:
+    encoded = _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", account)
+    if not encoded or len(encoded.encode("utf-8", "surrogateescape")) > ACCOUNT_OCTETS_MAX:
         raise NoSuchAccount(f"an account's name has 1 to {ACCOUNT_OCTETS_MAX} octets")
     return store / hashlib.sha256(octets).hexdigest()[:2] / encoded
 
@@ -73,4 +73,4 @@ def account_names(store: Path) -> Iterator[str]:
     for shard in sorted(store.glob("[0-9a-f][0-9a-f]")):
         for path in sorted(shard.iterdir()):
             if (path / "store.db").exists():
-                yield unquote(path.name, errors="surrogateescape")
+                yield _ESCAPED.sub(lambda found: chr(int(found[1], 16)), path.name)
