@@ -77,6 +77,7 @@ class _Reader:
         self._domain: list[bytes] | None = None  # once "@" was seen
         self._phrase: list[bytes] | None = None  # once "<" was seen
         self._route: bytes | None = None
+        self._hops: list[bytes] = []
         self._comment = b""
         self._closed = False  # ">" was seen
 
@@ -139,9 +140,9 @@ class _Reader:
             else:
                 self._domain = []
         elif char == b":" and self._phrase is not None and not self._closed:
-            # RFC 5322 §4.4 obs-route: @one,@two:local@domain
-            self._route = b"@" + b"".join(self._domain or [])
-            self._words, self._domain = [], None
+            self._end_of_route()
+            self._route = b",".join(self._hops)
+            self._words = []
         elif char == b":" and self._domain is None and not self._in_group:
             self._found.append(Address(mailbox=b" ".join(self._words)))
             self._in_group = True
@@ -151,8 +152,16 @@ class _Reader:
             if self._in_group:
                 self._found.append(Address())
                 self._in_group = False
-        elif char == b"," and not (self._phrase is not None and not self._closed):
+        elif char == b"," and self._phrase is not None and not self._closed:
+            self._end_of_route()
+        elif char == b",":
             self._finish()
+
+    def _end_of_route(self) -> None:
+        """RFC 5322 §4.4 obs-route: @one,@two:local@domain."""
+        if self._domain:
+            self._hops.append(b"@" + b"".join(self._domain))
+        self._domain = None
 
     def _finish(self) -> None:
         name = b" ".join(self._phrase) if self._phrase is not None else self._comment
