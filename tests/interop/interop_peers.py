@@ -205,10 +205,14 @@ class RunningGateway:
         entries = [json.loads(line) for line in lines if line.endswith(b"}")]
         return [entry for entry in entries if event in (None, entry.get("event"))]
 
+    def words(self, *words: str) -> list[str]:
+        """How a `gateway` command on this gateway is started."""
+        return [sys.executable, "-c", SERVE, *words, "--config", str(self.config)]
+
     def command(self, *words: str) -> str:
         """The output of a `gateway` command on this gateway."""
         done = subprocess.run(
-            [sys.executable, "-c", SERVE, *words, "--config", str(self.config)],
+            self.words(*words),
             capture_output=True,
             text=True,
             timeout=WAIT_S,
