@@ -99,9 +99,13 @@ class Directory:
         forward: dict[str, None] = {}
         disabled = False
         todo = [(address, 0, frozenset[str]())]
+        seen: set[str] = set()
         try:
             while todo:
                 at, depth, above = todo.pop()
+                if at in seen and at not in above:
+                    continue  # another way to the same address: it was followed already
+                seen.add(at)
                 if depth > self.config.alias_depth:
                     return Unavailable(f"aliases of {address} are nested too deep")
                 targets = () if at in above else self._targets(at)

@@ -224,10 +224,10 @@ class Exchange:
         if self.mechanism == "XOAUTH2":  # user=…^Aauth=Bearer …^A^A
             fields.insert(0, header)
         else:  # RFC 7628 §3.1: gs2-header ^A key=value ^A … ^A
-            flag, _, authzid = header.removesuffix(",").partition(",")
-            if flag not in ("n", "y") or not header.endswith(","):
+            gs2 = header.split(",")
+            if len(gs2) != 3 or gs2[0] not in ("n", "y") or gs2[2]:
                 return self._malformed("no gs2-header")
-            authzid = authzid.removeprefix("a=").replace("=2C", ",").replace("=3D", "=")
+            authzid = gs2[1].removeprefix("a=").replace("=2C", ",").replace("=3D", "=")
         values = dict(field.partition("=")[::2] for field in fields if field)
         scheme, _, token = values.get("auth", "").partition(" ")
         token = token.strip()
