@@ -7,9 +7,10 @@ import poplib
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import RunningWorker
@@ -179,6 +180,32 @@ def test_stls_and_implicit_tls(house: House) -> None:
     secure.pass_(PASSWORD)
     assert secure.stat()[0] == 1
     secure.quit()
+
+
+def test_the_first_command_may_ride_with_the_end_of_the_handshake(house: House) -> None:
+    """TLS 1.3: the client's Finished and what it says next come in one segment."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", house.ports[0]), timeout=20) as sock:
+        sock.recv(1000)
+        sock.sendall(b"STLS\r\n")
+        assert sock.recv(1000).startswith(b"+OK")
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing)
+
+        def through(step: Callable[[], Any]) -> Any:
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    sock.sendall(outgoing.read())
+                    incoming.write(sock.recv(65536))
+
+        through(tls.do_handshake)
+        tls.write(b"CAPA\r\n")
+        sock.sendall(outgoing.read())
+        assert through(lambda: tls.read(4)) == b"+OK "
 
 
 def test_everything_at_once_is_answered_in_order(house: House) -> None:
