@@ -60,6 +60,7 @@ from gateway.spool.segment import (
 logger = logging.getLogger(__name__)
 
 READ_OCTETS = 1024 * 1024
+SEGMENT_HEADER_MARK = 16  # where a segment's header has its mark: segment.py
 HEADER = struct.Struct(
     "<QIIIIQ"
 )  # as in logwriter.h: mark, crc, length, sequence, type and group, number
@@ -143,7 +144,10 @@ def _open(path: Path, damaged: Path, recovery: Recovery) -> Segment | None:
 
 
 def _identify(fd: int, size: int) -> tuple[int, int, int, int] | None:
-    """Both headers are damaged: the first whole record at the start of a block tells sequence and mark."""
+    """Both headers are damaged: the first whole record at the start of a block tells sequence and mark.
+
+    The size, too, when the last block has a header's mark; else the file was cut off, and records may reach to its end.
+    """
     for offset in range(FIRST_RECORD, size - RECORD_HEADER_OCTETS, BLOCK_OCTETS):
         header = _read(fd, offset, RECORD_HEADER_OCTETS)
         if len(header) < RECORD_HEADER_OCTETS:
@@ -152,7 +156,9 @@ def _identify(fd: int, size: int) -> tuple[int, int, int, int] | None:
         if mark and offset + RECORD_HEADER_OCTETS + length <= size:
             record = _read(fd, offset, RECORD_HEADER_OCTETS + length)
             if record_is_whole(record, mark, sequence):
-                return sequence, mark, size, 0
+                place = size - BLOCK_OCTETS + SEGMENT_HEADER_MARK
+                is_header = _read(fd, place, 8) == mark.to_bytes(8, "little")
+                return sequence, mark, size if is_header else size + BLOCK_OCTETS, 0
     return None
 
 
