@@ -306,6 +306,13 @@ class Worker:
             ),
             Sample("gateway_worker_restarts_total", "counter", "Restarts", {}, self._restarts),
             Sample(
+                "gateway_trace_lost_lines_total",
+                "counter",
+                "Lines that `gateway trace` lacks",
+                {},
+                self.history.lost_lines,
+            ),
+            Sample(
                 "gateway_memory_octets",
                 "gauge",
                 "Mail data in memory",

@@ -145,6 +145,23 @@ def test_a_clock_that_jumps_bounces_nothing_that_was_not_tried():
     assert lab.metrics.relayed == 3
 
 
+@pytest.mark.parametrize("jump_ns", [10**18, -(10**18)], ids=["forward", "back"])
+def test_a_clock_that_jumps_changes_no_age(jump_ns):
+    """Tried or not: mail is as old as the clock that does not jump says, over splits and new routes, too."""
+    lab = Lab(route("example.org", recipients_per_transaction=1), retry_s=(1000.0,), expire_s=5000.0)
+    lab.answer = lambda job: [LATER]
+    stored = lab.send("bob@example.org", "eve@example.org")
+    lab.clock.advance(100)
+    lab.clock.jump_ns = jump_ns
+    lab.scheduler.route_again(lab.scheduler.tasks_of(stored.queue_id)[0])
+    lab.clock.advance(4500)
+    assert lab.metrics.expired == 0
+    assert not reports(lab)
+    assert Operations(lab.scheduler).show(stored.queue_id)["age_s"] == 4600.0
+    lab.clock.advance(1000)
+    assert lab.metrics.expired == 2
+
+
 # -- who is told what ------------------------------------------------------------------------------
 
 
