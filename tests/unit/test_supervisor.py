@@ -358,7 +358,13 @@ def test_a_worker_that_does_not_drain_is_killed(start: Start) -> None:
 
 @pytest.mark.parametrize("how", ["sleep", "spin"])
 def test_a_worker_that_hangs_is_killed_and_started_again(start: Start, how: str) -> None:
-    """Blocked or busy: its loop does not turn.  The others are not touched; the log says why, stderr where."""
+    """A worker's event loop does not turn any more: it is blocked, or in an endless loop.
+
+    Client   sessions of that worker end; new connections go to the others, or wait for its successor
+    Queue    the worker is killed after limits.heartbeat_s (60 s) and started again a second later, with all its mail
+    Shown    worker_hangs with the reason, and worker_died; where it hung, on stderr; gateway_worker_restarts_total
+    Arrives  when the next worker has recovered the spool
+    """
     running = start(config("[limits]\nheartbeat_s = 1.5"))
     running.wait_for("ready")
     address = running.address("127.0.0.1:0")
@@ -380,7 +386,13 @@ def test_a_worker_that_hangs_is_killed_and_started_again(start: Start, how: str)
 
 @pytest.mark.parametrize("who", ["worker", "supervisor", "all"])
 def test_what_is_stopped_does_not_hang(start: Start, who: str) -> None:
-    """SIGSTOP of a worker (a debugger), of the supervisor, of the machine: nobody is killed for that."""
+    """A worker, the supervisor or the whole machine is stopped for longer than limits.heartbeat_s, and goes on.
+
+    Client   waits
+    Queue    goes on where it was: nobody is killed for being stopped (SIGSTOP, a debugger, a suspended host)
+    Shown    nothing
+    Arrives  when it goes on
+    """
     running = start(config("[limits]\nheartbeat_s = 1.5"))
     running.wait_for("ready")
     workers = [line["pid"] for line in running.wait_for("worker_started", 2)]
