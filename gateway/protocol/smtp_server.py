@@ -558,7 +558,10 @@ class SmtpServerMachine:
         return None
 
     def _on_rset(self, _a: object, _b: object) -> tuple[int, object, object] | None:
-        self._spend_junk()
+        if self._put_off:
+            self._put_off = False  # who clears up behind a transaction that we put off spends nothing
+        else:
+            self._spend_junk()
         self._out.append(replies.RESET_OK.encoded)
         if self.reverse_path is None:
             return None

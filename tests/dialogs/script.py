@@ -31,6 +31,7 @@ SETTINGS = {
     "errors": int,
     "greeting_delay_s": float,
     "relay": bool,  # may this client relay
+    "busy": bool,  # too much load to take its mail now
 }
 
 

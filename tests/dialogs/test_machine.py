@@ -19,6 +19,7 @@ class AcceptAll:
         settings = dict(script.settings)
         for key in ("greeting_delay_s", "relay"):
             settings.pop(key, None)
+        self.busy = settings.pop("busy", False)
         if "errors" in settings:
             settings["errors_max"] = settings.pop("errors")
         self.reject = settings.pop("bare", "normalize") == "reject"
@@ -56,6 +57,8 @@ class AcceptAll:
             machine.reply(replies.READY_FOR_TLS)
         elif kind == smtp.XCLIENT:
             machine.reply(Reply(220, "", "mx.test ESMTP"))
+        elif kind == smtp.MAIL and self.busy:
+            machine.reply(Reply(451, "4.4.5", "Too busy"))
         elif kind not in (smtp.QUIT, smtp.RESET):
             machine.reply(replies.SENDER_OK if kind == smtp.MAIL else replies.RECIPIENT_OK)
 

@@ -8,6 +8,9 @@ import pytest
 from harness import Client, RunningWorker
 from script import SETTINGS, Script, envelope_text, matches, scripts
 
+from gateway.app import Worker
+from gateway.policy.overload import LASTING, Load, Traffic
+
 LIMITS = {
     "line_octets": "command_octets",
     "transactions_max": "transactions",
@@ -58,6 +61,16 @@ def too_small_for_the_config(script: Script) -> bool:
     return "line_octets" in settings or settings.get("recipients_max", 1000) < 100
 
 
+def be_busy(worker: Worker) -> None:
+    """From now on, whatever the load: who comes now comes too early."""
+    worker.load.stop()
+    overload = worker.doors.overload
+    for _ in range(LASTING):
+        overload.update(Load(turn_s=3600.0), Traffic())
+    overload.limit = 1e-9
+    overload.admit_message(trusted=True)
+
+
 ALL = [s for s in scripts() if not too_small_for_the_config(s)]
 
 
@@ -67,6 +80,10 @@ def test_dialogue(script: Script, tmp_path: Path, certificate: tuple[Path, Path]
         (tmp_path / name).write_bytes(source.read_bytes())
     assert set(script.settings) <= set(SETTINGS)
     with RunningWorker(tmp_path, config_of(script, tmp_path)) as worker, Client(worker.ports[0]) as client:
+        if script.settings.get("busy"):
+            assert client.code() == 220
+            worker.call(be_busy, worker.worker)
+            client.buffer = b"220 mx.example.test ESMTP\r\n"
         reply: list[str] = []
         accepted = 0
         content = b""
