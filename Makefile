@@ -44,14 +44,14 @@ debug:                              ## -O0 -g, bounds checks, leak counters
 sanitizer:                          ## ASan + UBSan, and the native tests run under them
 	@$(MAKE) --no-print-directory build GATEWAY_BUILD=sanitizer
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(BIN)/pytest -p no:cacheprovider $(wildcard tests/native tests/fuzz)
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(BIN)/pytest -p no:cacheprovider tests/native
 
 crash: build                        ## kill, starve and break it for long: ROUNDS kills from SEED
 	@GATEWAY_KILL_ROUNDS=$(or $(ROUNDS),200) GATEWAY_KILL_SEED=$(or $(SEED),1) GATEWAY_CRASH_ROUNDS=$(or $(ROUNDS),200) \
 	  $(BIN)/pytest tests/crash
 
-fuzz: build
-	@$(BIN)/pytest $(wildcard tests/fuzz tests/native)
+fuzz: build                         ## coverage-guided, with sanitizers: SECONDS in all (an hour), one TARGET or every
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600) $(TARGET)
 
 clean:                              ## builds and the demo's state go; the virtual environment stays (rm -r .venv)
 	@rm -rf build dist run *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -81,8 +81,10 @@ class Progress:
 class Slice:
     """Fuzzes one target for some seconds or runs."""
 
-    def __init__(self, target: Target, progress: Progress) -> None:
+    def __init__(self, target: Target, progress: Progress, *, grow: bool = True) -> None:
+        """grow: what is found is kept for the next slice, which goes on from there."""
         self.target = target
+        self._grow = grow
         self.progress = progress
         self.stopped = False
         self._process: subprocess.Popen[str] | None = None
@@ -90,7 +92,7 @@ class Slice:
 
     def run(self, *, seconds: float, runs: int = -1, seed: int = 0) -> None:
         """runs: beyond the corpus; whatever is reached first ends it.  seed 0: another one each time."""
-        corpus = prepare(self.target)
+        corpus = prepare(self.target, grow=self._grow)
         findings = HOME / "findings" / self.target.name
         findings.mkdir(parents=True, exist_ok=True)
         before = set(findings.iterdir())
@@ -165,11 +167,13 @@ def describe(output: str) -> str:
     return "died: " + output.strip().rpartition("\n")[2][:100]
 
 
-def prepare(target: Target) -> list[Path]:
+def prepare(target: Target, *, grow: bool = True) -> list[Path]:
     """The folders with inputs; the first is where new ones go."""
-    grown = HOME / "corpus" / target.name
+    grown = HOME / ("corpus" if grow else "slice") / target.name
     seeds = HOME / "seeds" / target.name
     shutil.rmtree(seeds, ignore_errors=True)
+    if not grow:
+        shutil.rmtree(grown, ignore_errors=True)
     for folder in (grown, seeds):
         folder.mkdir(parents=True, exist_ok=True)
     for seed in target.seeds():
