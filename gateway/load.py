@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from gateway.metrics import Sample
@@ -28,6 +29,7 @@ TURNS = 4
 KEEP = 0.8  # of what was counted, at each look: rates are those of the last half second
 # The thread runs, or waits for a CPU, for so much of the time: what waits, waits for us.
 BUSY = 0.85
+ACCEPT_LOOKS = 5  # a thousand clients at once are no overload: they are let in within the half second
 TELL_S = 10.0  # how often it is said that mail is being refused
 
 
@@ -64,6 +66,7 @@ class LoadMeter:
         self._clock = ThreadClock()
         self._due = self._began = self._looked = 0.0
         self._turns = 0
+        self._fullness = deque([0.0], ACCEPT_LOOKS)
         self._wait_is_ours = False
         self._wanted_s = 0.0
         self._writes = 0
@@ -135,9 +138,10 @@ class LoadMeter:
         seconds, self._looked = max(now - self._looked, 1e-6), now
         wanted_s = self._clock.wanted_s()
         self.busy, self._wanted_s = (wanted_s - self._wanted_s) / seconds, wanted_s
+        self._fullness.append(doors.accept_fullness())
         waits = self._measure_waits(seconds)
         self.load = Load(
-            accept_queue=doors.accept_fullness(),
+            accept_queue=min(self._fullness),
             memory=doors.memory.octets / doors.memory.limit_octets,
             turn_s=turn_s,
             commit_s=max(doors.commits.take(), self._stall_s(seconds)),

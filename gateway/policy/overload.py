@@ -28,14 +28,14 @@ from gateway.mail.reply import Reply
 NO_LIMIT = float("inf")
 LIMIT_MIN = 10.0  # messages/s: whatever a gauge says, it must be able to see that things are better
 
-LASTING = 3  # updates: a shorter delay is a burst or a pause of the machine, no queue
+LASTING = 2  # updates: a shorter delay is a burst or a pause of the machine, no queue
 WORST_MAX = 3.0  # what is ten times too slow needs no faster answer than what is three times too slow
 FIRST_CUT = 0.5  # of what is taken, when there was no limit
 CUT = 0.1  # of the limit, for each update and each multiple of the target above it
 CALM = 0.5  # of every target: below that …
 GROW = 1.05  # … the limit grows, so much for each update
-NEAR = 0.8  # of the limit that was too high the last time: above that …
-GROW_NEAR = 1.01  # … it feels its way
+NEAR = 0.9  # of the limit that was too high the last time: above that …
+GROW_NEAR = 1.02  # … it feels its way
 QUIET = 10  # updates in which nobody had to be refused or to wait: there is no overload any more
 
 # To refuse costs a quarter of taking and sending on: with more refusals than this for each message that is taken it
