@@ -6,6 +6,8 @@ Flow      cells (A B A B …) → rows → table with ratios → --json FILE
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -82,6 +84,7 @@ def main(
 ) -> None:
     """Compare the gateway with other mail servers on this machine."""
     seconds, rounds, directory = options["seconds"], options["rounds"], options["directory"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers go, too
     console = Console(width=max(110, Console().width))
     which = set(only or KINDS)
     where = Path(tempfile.mkdtemp(prefix="bench-peers-", dir=directory))
