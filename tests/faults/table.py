@@ -19,8 +19,9 @@ HEAD = """\
 # Faults of the world around
 
 What goes wrong around a gateway, and what is expected then: what the client sees, what the queue does, where it is
-shown, and when the mail arrives.  Each row is a test with the whole gateway and real peers, run by `make test`,
-or alone by `.venv/bin/pytest tests/faults`; network namespaces, name servers and full disks need root and are skipped without it.
+shown, and when the mail arrives.  Each row is a test with the whole gateway and real peers, run by `make test`, or
+alone by `.venv/bin/pytest tests/faults`; network namespaces, name servers and full disks need root and are skipped
+without it.
 
 This page is made by `python tests/faults/table.py > tests/faults/README.md`.
 """

@@ -137,7 +137,9 @@ def test_gone_until_it_expires(world: World) -> None:
     assert 13 <= count <= 20
     assert shown(gateway, queue_id)["attempts"] >= count - 1
     assert metric(gateway, "gateway_lane_up", next_hop=hop.url) == 0.0
-    live(gateway, 4 * HOUR_S)
+    live(gateway, 3 * HOUR_S)
+    assert not back.received
+    wait_until(lambda: pass_s(gateway, 61.0) or back.received, "the sweep that tells the sender")
     warning = back.wait()[0].message.as_string()
     assert "Action: delayed" in warning
     assert "Connection refused" in warning
