@@ -95,7 +95,7 @@ def compiled() -> list[Extension]:
     return found
 
 
-OPTIONS = {"force": CHECKED, "annotate": KIND == "debug", "include_path": ["_native", ".", "tools"]}
+OPTIONS = {"force": CHECKED and KIND != "fuzz", "annotate": KIND == "debug", "include_path": ["_native", ".", "tools"]}
 setup(
     ext_modules=cythonize(kernels(), compiler_directives=KERNEL_DIRECTIVES, **OPTIONS)
     + cythonize(compiled(), compiler_directives=PYTHON_DIRECTIVES, build_dir="build/compiled", **OPTIONS)
