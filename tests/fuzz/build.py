@@ -66,11 +66,14 @@ def make() -> None:
         sources = _sources()
         _copy(sources)
         built = HOME / "built"
-        wanted = _digest(clang, sources)
-        if not built.exists() or built.read_text() != wanted:
+        wanted = [_digest_of_tools(clang), _digest(sources)]
+        known = built.read_text().split() if built.exists() else []
+        if known != wanted:
             built.unlink(missing_ok=True)
+            if known[:1] != wanted[:1]:
+                _forget()
             _compile(clang)
-            built.write_text(wanted)
+            built.write_text("\n".join(wanted))
 
 
 def environment() -> dict[str, str]:
@@ -109,24 +112,31 @@ def _copy(sources: list[str]) -> None:
             path.unlink()
 
 
-def _digest(clang: str, sources: list[str]) -> str:
-    """Of all that decides about the extensions: kernels, and the modules with a .pxd beside them."""
+def _digest_of_tools(clang: str) -> str:
     version = subprocess.run([clang, "--version"], capture_output=True, check=True).stdout
-    digest = hashlib.sha256(version + sys.version.encode())
+    return hashlib.sha256(
+        version + sys.version.encode() + (ROOT / "setup.py").read_bytes()
+    ).hexdigest()
+
+
+def _digest(sources: list[str]) -> str:
+    """Of all that decides about the extensions: kernels, and the modules with a .pxd beside them."""
+    digest = hashlib.sha256()
     for name in sources:
         path = ROOT / name
-        if (
-            path.suffix in (".pyx", ".pxd", ".h")
-            or name == "setup.py"
-            or path.with_suffix(".pxd").exists()
-        ):
+        if path.suffix in (".pyx", ".pxd", ".h") or path.with_suffix(".pxd").exists():
             digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
-def _compile(clang: str) -> None:
-    for stale in LIB.glob("gateway/**/*.so"):
+def _forget() -> None:
+    """Everything that other tools made."""
+    for stale in (*LIB.glob("gateway/**/*.so"), *LIB.glob("_native/*.c")):
         stale.unlink()
+    shutil.rmtree(LIB / "build", ignore_errors=True)
+
+
+def _compile(clang: str) -> None:
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--parallel", "2"],
         cwd=LIB,
