@@ -12,9 +12,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from smtp_blaster import ledger, ledger_mailbox, result
 from smtp_blaster.ledger_file import Row
@@ -25,7 +22,7 @@ ENTRY_OCTETS = 130  # about; only the progress bar uses it
 
 # field → what it says, in the order of the table
 _MEANING = {
-    "accepted": "(message, recipient) pairs the source has a 250 for",
+    "accepted": "(message, recipient) pairs with a 250",
     "delivered": "copies that arrived",
     "lost": "accepted, never delivered",
     "altered": "delivered with other octets",
@@ -35,8 +32,8 @@ _MEANING = {
     "unpromised": "delivered without having been accepted",
     "unpromised_unknown": "… the source had no reply to the content",
     "unpromised_refused": "… the source had a negative reply",
-    "refused": "refused, and not accepted at another try",
-    "unknown": "no reply to the content, and not accepted at another try",
+    "refused": "with a negative reply, nor accepted later",
+    "unknown": "no reply to the content, nor accepted later",
     "kills": "marked, or seen in the sink's ledgers",
 }
 _FAILURES = ("lost", "altered", "duplicated_unexplained")
@@ -111,6 +108,9 @@ def compare_ledgers(
         accepted, delivered = files[:1], files[1:]
     if not accepted or not (delivered or delivered_maildir or delivered_mbox):
         raise click.UsageError("say what was accepted, and where deliveries are (--help)")
+    from rich.console import Console
+    from rich.progress import Progress
+
     arrivals: Iterator[Row] = chain(
         *map(ledger_mailbox.maildir, delivered_maildir), *map(ledger_mailbox.mbox, delivered_mbox)
     )
@@ -151,6 +151,9 @@ def _put_into(path: Path, found: ledger.Difference) -> None:
 
 
 def _print(found: ledger.Difference) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right")
     table.add_column()

@@ -154,14 +154,13 @@ class Sink:
         self.sessions.add(session)
         return self.connections
 
-    def receive(self, receipt: Receipt, octets: int, message_id: str, digest: str) -> None:
+    def receive(self, rcpts: list[str], octets: int, message_id: str, digest: str) -> None:
+        """One message was taken for these."""
         self.messages += 1
-        self.recipients += len(receipt.rcpts)
+        self.recipients += len(rcpts)
         self.octets += octets
         if self.ledger is not None:
-            self.ledger.add(message_id, digest, receipt.rcpts)
-        if self.on_message is not None:
-            self.on_message(receipt)
+            self.ledger.add(message_id, digest, rcpts)
         if self.messages == self.plan.messages:
             self.finished.set()
 

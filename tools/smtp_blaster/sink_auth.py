@@ -14,8 +14,6 @@ import base64
 import binascii
 from collections.abc import Generator
 
-from scramp import ScramException, ScramMechanism
-
 ANYBODY = "any"
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-1")
 
@@ -31,14 +29,13 @@ class Accounts:
         if not all(colon and user for user, colon, _ in named):
             raise ValueError(f"auth: expected USER:PASSWORD or {ANYBODY!r}")
         self._passwords = {user: password for user, _, password in named}
-        self._scram = {
-            name: {
-                user: ScramMechanism(name).make_auth_info(password)
-                for user, password in self._passwords.items()
-            }
-            for name in SCRAM
-            if not self._anybody
-        }
+        self._scram: dict[str, dict[str, tuple[bytes, bytes, bytes, int]]] = {}
+        if accounts and not self._anybody:
+            from scramp import ScramMechanism  # takes its time to load
+
+            for name in SCRAM:
+                make = ScramMechanism(name).make_auth_info
+                self._scram[name] = {user: make(text) for user, text in self._passwords.items()}
         self.mechanisms = ["PLAIN", "LOGIN", *self._scram] if accounts else []
 
     def begin(self, mechanism: str, initial: bytes | None) -> Exchange:
@@ -61,14 +58,15 @@ class Accounts:
         return self._knows(user.decode("utf-8", "replace"), password.decode("utf-8", "replace"))
 
     def _prove(self, mechanism: str, initial: bytes | None) -> Exchange:
+        from scramp import ScramException, ScramMechanism
+
         seen: list[str] = []
 
         def info(user: str) -> tuple[bytes, bytes, bytes, int]:
             seen.append(user)
             if user not in self._scram[mechanism]:
                 raise ScramException("no such user")
-            found: tuple[bytes, bytes, bytes, int] = self._scram[mechanism][user]
-            return found
+            return self._scram[mechanism][user]
 
         server = ScramMechanism(mechanism).make_server(info)
         try:

@@ -121,7 +121,8 @@ class SinkSession(asyncio.Protocol):
             self.transport.pause_reading()
             asyncio.get_running_loop().call_later(self._sip.draw_s(self._drawn()), self._read_on)
         if not self._paused and not self._sink.paused:
-            self._unconfirmed.clear()
+            if self._unconfirmed:
+                self._unconfirmed.clear()
             self._work()
 
     def pause_writing(self) -> None:
@@ -171,7 +172,8 @@ class SinkSession(asyncio.Protocol):
                     break
                 line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
                 self._command(line.rstrip(b"\r"))
-        self._flush()
+        if self._out:
+            self._flush()
 
     def _is_held(self) -> bool:
         return self._paused or self._mute or self._sink.paused or self.transport.is_closing()
@@ -179,7 +181,8 @@ class SinkSession(asyncio.Protocol):
     def _flush(self) -> None:
         if self._out and not self._paused and not self._sink.paused:
             out, self._out = self._out, []
-            if self._sink.keep_ledger():  # before the 250: a kill in between may repeat, never lose
+            # Before the 250: a kill in between may repeat mail, never lose it.
+            if self._sink.ledger is None or self._sink.keep_ledger():
                 self.transport.write(b"".join(out))
             else:
                 self.transport.abort()
@@ -365,7 +368,8 @@ class SinkSession(asyncio.Protocol):
         if self._sink.plan.require_auth and not self._user:
             self._out.append(b"530 5.7.0 Authentication required\r\n")  # RFC 4954 §6
             return
-        self._clear()
+        if self._mail:
+            self._clear()
         argument = line[10:].strip().decode("utf-8", "surrogateescape")
         self._reverse_path = _path(argument)
         if self._reply("mail", b"250 2.1.0 Ok\r\n"):
@@ -510,7 +514,7 @@ class SinkSession(asyncio.Protocol):
         """All of the content is there: hand it over for those who take it, and answer."""
         sink = self._sink
         message_id, digest = identify(content) if sink.identifies else ("", "")
-        taken = []
+        taken: list[int] = []
         can_know = True
         # RFC 2033 §4.2: with LMTP a reply for each recipient.
         for index in range(len(self._rcpts) if self._lmtp else 1):
@@ -524,24 +528,31 @@ class SinkSession(asyncio.Protocol):
                 taken.append(index)
                 can_know = can_know and does in UNDERSTOOD
         if taken:
-            receipt = Receipt(
-                client=self._client,
-                hello=self._hello,
-                protocol="LMTP" if self._lmtp else "SMTP",
-                mail=self._mail,
-                rcpts=[self._rcpts[index] for index in taken] if self._lmtp else self._rcpts,
-                rcpt_lines=self._rcpt_lines,
-                content=content,
-                bdat=self._bdat,
-                tls=self._tls,
-                user=self._user,
-            )
-            sink.receive(receipt, self._octets, message_id, digest)
-            if can_know:
-                self._unconfirmed.append((message_id, receipt.rcpts))
-            elif sink.ledger is not None:
-                sink.ledger.unconfirmed(message_id, receipt.rcpts)
+            rcpts = [self._rcpts[index] for index in taken] if self._lmtp else self._rcpts
+            sink.receive(rcpts, self._octets, message_id, digest)
+            if sink.on_message is not None:
+                sink.on_message(self._receipt(rcpts, content))
+            if sink.ledger is None:
+                pass  # nobody asks what the client knows
+            elif can_know:
+                self._unconfirmed.append((message_id, rcpts))
+            else:
+                sink.ledger.unconfirmed(message_id, rcpts)
         self._clear()
+
+    def _receipt(self, rcpts: list[str], content: bytes) -> Receipt:
+        return Receipt(
+            client=self._client,
+            hello=self._hello,
+            protocol="LMTP" if self._lmtp else "SMTP",
+            mail=self._mail,
+            rcpts=rcpts,
+            rcpt_lines=self._rcpt_lines,
+            content=content,
+            bdat=self._bdat,
+            tls=self._tls,
+            user=self._user,
+        )
 
 
 def _path(argument: str) -> str:
