@@ -137,18 +137,12 @@ class AuthConfig(_Section, frozen=True, kw_only=True):
     mechanisms: Annotated[
         tuple[str, ...],
         _text(
-            "SASL mechanisms, the best first; SCRAM-SHA-1, SCRAM-SHA-1-PLUS and CRAM-MD5 only by "
-            "naming them.  What the accounts or the connection cannot do is left out"
+            "SASL mechanisms, the best first; what the accounts or the connection cannot do is left "
+            "out.  Only by naming them: SCRAM-SHA-256-PLUS (binds to our certificate, RFC 5929; GNU "
+            "SASL's clients prefer it and then want tls-exporter, which Python's TLS lacks), "
+            "SCRAM-SHA-1, SCRAM-SHA-1-PLUS and CRAM-MD5 (weak)"
         ),
-    ] = (
-        "SCRAM-SHA-256-PLUS",
-        "SCRAM-SHA-256",
-        "OAUTHBEARER",
-        "XOAUTH2",
-        "PLAIN",
-        "LOGIN",
-        "EXTERNAL",
-    )
+    ] = ("SCRAM-SHA-256", "OAUTHBEARER", "XOAUTH2", "PLAIN", "LOGIN", "EXTERNAL")
     plaintext_auth: Annotated[
         Networks,
         _text("clients that may log in without TLS (RFC 8314 §3); loopback: nobody can listen"),
@@ -228,3 +222,18 @@ class AuthConfig(_Section, frozen=True, kw_only=True):
         ),
     ] = 30 * DAY_S
     oauth: OAuthConfig = OAuthConfig()
+
+
+class SubmissionConfig(_Section, frozen=True, kw_only=True):
+    """Listeners with service = "submission": mail from users, after AUTH alone (RFC 6409)."""
+
+    any_sender: Annotated[
+        bool,
+        _text(
+            "true: an authenticated client may send as anybody; else the reverse-path must be the "
+            "account's name, one of its sub-addresses, or an alias that leads to it (RFC 6409 §6.1)"
+        ),
+    ] = False
+    add_fields: Annotated[
+        bool, _text("add Date and Message-ID where they are missing (RFC 6409 §8.1, §8.2)")
+    ] = True

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.config_accounts import AccountsConfig, AuthConfig
+from gateway.config_accounts import AccountsConfig, AuthConfig, SubmissionConfig
 from gateway.config_fields import DAY_S, MIB
 from gateway.config_fields import Section as _Section
 from gateway.config_fields import count as _count
@@ -28,7 +28,7 @@ from gateway.config_store import PopConfig, StoreConfig
 from gateway.config_values import Address, Networks
 
 Durability = Literal["inline", "fsync", "memory"]
-Service = Literal["smtp", "lmtp", "pop3", "pop2", "http"]
+Service = Literal["smtp", "submission", "lmtp", "pop3", "pop2", "http"]
 ListenTls = Literal["off", "starttls", "implicit"]
 RouteTls = Literal["off", "opportunistic", "required", "verify"]
 
@@ -731,6 +731,7 @@ class Config(_Section, frozen=True, kw_only=True):
     route: tuple[RouteConfig, ...] = ()
     accounts: AccountsConfig = AccountsConfig()
     auth: AuthConfig = AuthConfig()
+    submission: SubmissionConfig = SubmissionConfig()
     store: StoreConfig = StoreConfig()
     pop: PopConfig = PopConfig()
     log: LogConfig = LogConfig()

@@ -29,12 +29,13 @@ from gateway.policy.backlog import Backlog
 from gateway.policy.gate import Gate
 from gateway.policy.overload import Load, Overload
 from gateway.protocol import pop3
-from gateway.protocol.smtp_server import Settings
+from gateway.protocol.smtp_server import AUTH_LINE_OCTETS, Settings
 from gateway.server.http import HttpService
 from gateway.server.pop2 import Pop2Session
 from gateway.server.pop3 import Pop3Service, Pop3Session, PopService
 from gateway.server.service import Commits, Memory, SmtpService
 from gateway.server.smtp import SmtpSession
+from gateway.server.submission import Rules
 
 if TYPE_CHECKING:
     from gateway.app import Worker
@@ -142,6 +143,7 @@ class Doors:
         limits = config.limits
         inline = listen.durability == "inline"
         lmtp = listen.service == "lmtp"
+        submission = listen.service == "submission"
         settings = Settings(
             hostname=config.hostname,
             lmtp=lmtp,
@@ -149,8 +151,9 @@ class Doors:
             xclient=bool(listen.xclient_from),
             # RFC 3461 §5.2.2: a client that is not offered DSN reports to its users itself.
             dsn=not inline,
+            auth=submission,
             max_message_octets=listen.max_message_octets or limits.message_octets,
-            line_octets=limits.command_octets,
+            line_octets=max(limits.command_octets, AUTH_LINE_OCTETS) if submission else limits.command_octets,
             # SMTP has one reply for all recipients: with "inline" they might fare differently (LMTP has one each).
             recipients_max=1 if inline and not lmtp else limits.recipients,
             transactions_max=limits.transactions,
@@ -171,6 +174,7 @@ class Doors:
             commits=self.commits,
             spool=worker.spool,
             enqueue=worker.scheduler.enqueue,
+            submission=self._rules(listen) if submission else None,
             resolve=self._resolve if worker.scheduler.router.has_store else None,
             inline=worker.scheduler.deliver_inline if inline else None,
             durability=listen.durability,
@@ -192,6 +196,19 @@ class Doors:
             names_domain=router.names_domain,
             is_stored=router.is_stored,
             postmaster=postmaster_of(config, router.names_domain),
+        )
+
+    def _rules(self, listen: ListenConfig) -> Rules:
+        worker = self._worker
+        config = worker.config
+        return Rules(
+            authenticator=worker.accounts.auth,
+            mechanisms=listen.auth_mechanisms,
+            resolve=self._resolve,
+            any_sender=config.submission.any_sender,
+            add_fields=config.submission.add_fields,
+            hostname=config.hostname,
+            contexts=worker.tls,
         )
 
     def _resolve(self, forward_path: str, done: Callable[[Resolution], None]) -> None:

@@ -78,6 +78,8 @@ def demo_values() -> dict[str, Any]:
         "tls": {"certificate": "tls.pem", "key": "tls.key"},
         "listen": [
             {"service": "smtp", "address": "127.0.0.1:2525", "tls": "starttls"},
+            {"service": "submission", "address": "127.0.0.1:2587", "tls": "starttls"},
+            {"service": "submission", "address": "127.0.0.1:2465", "tls": "implicit"},
             {"service": "lmtp", "address": "127.0.0.1:2424"},
             {"service": "pop3", "address": "127.0.0.1:2110", "tls": "starttls"},
             {"service": "pop3", "address": "127.0.0.1:2995", "tls": "implicit"},
@@ -86,7 +88,7 @@ def demo_values() -> dict[str, Any]:
         ],
         "route": [{"domains": [DEMO_DOMAIN], "next_hop": ["store:"]}],
         "spool": {"segment_octets": 8 * 1024 * 1024},  # files are made in advance: keep a try small
-        "accounts": {"default_domain": DEMO_DOMAIN},
+        "accounts": {"default_domain": DEMO_DOMAIN, "postmaster": DEMO_ACCOUNTS[0]},
         "auth": {"plaintext_auth": ["127.0.0.0/8"]},
         "store": {"directory": "mail"},
     }

@@ -8,6 +8,8 @@ Standards RFC 5321 §2.3.1 (envelope), RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID),
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
 # RFC 3461 §4.1.  0 means the client gave no NOTIFY: RFC 3461 §5.2.1 treats that as FAILURE and (by our choice) DELAY.
@@ -41,6 +43,20 @@ class Recipient(msgspec.Struct, array_like=True, gc=False):
     def domain(self) -> str:
         """The part behind the last "@", lower case; "" for the bare <Postmaster> of RFC 5321 §4.1.1.3."""
         return self.forward_path.rpartition("@")[2].lower() if "@" in self.forward_path else ""
+
+
+def expanded(
+    recipients: list[Recipient], expansions: Mapping[str, Sequence[str]]
+) -> list[Recipient]:
+    """RFC 5321 §3.9.1: what an alias stands for are recipients of their own, each once."""
+    if not expansions:
+        return recipients
+    found: dict[str, Recipient] = {}
+    for recipient in recipients:
+        for target in expansions.get(recipient.forward_path, (recipient.forward_path,)):
+            # RFC 3461 §5.2.7.1: each of them keeps what was asked of the alias.
+            found.setdefault(target, Recipient(target, recipient.notify, recipient.orcpt))
+    return list(found.values())
 
 
 class Facts(msgspec.Struct, array_like=True, gc=False):

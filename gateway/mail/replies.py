@@ -15,6 +15,7 @@ CHUNK_OK = Reply(250, "2.0.0", "Chunk ok")
 RESET_OK = Reply(250, "2.0.0", "Reset")
 NOOP_OK = Reply(250, "2.0.0", "Ok")
 HELP = Reply(214, "2.0.0", "RFC 5321 commands; see the gateway's documentation")
+AUTHENTICATED = Reply(235, "2.7.0", "Authentication succeeded")
 CLOSING = Reply(221, "2.0.0", "Closing connection", close=True)
 CANNOT_VERIFY = Reply(
     252, "2.1.5", "Cannot VRFY user, but will accept message and attempt delivery"
@@ -48,6 +49,12 @@ EIGHT_BIT_IN_COMMAND = Reply(500, "5.5.2", "8-bit octet in a command")
 DATA_AFTER_STARTTLS = Reply(501, "5.5.1", "Octets after STARTTLS: wait for the reply", close=True)
 TLS_ACTIVE = Reply(503, "5.5.1", "TLS is already active")
 TLS_UNAVAILABLE = Reply(454, "4.7.0", "TLS not available due to a local problem")
+AUTH_TWICE = Reply(503, "5.5.1", "You are authenticated already")  # RFC 4954 §4
+AUTH_IN_TRANSACTION = Reply(503, "5.5.1", "AUTH is not allowed in a transaction")  # RFC 4954 §4
+AUTH_REQUIRED = Reply(530, "5.7.0", "Authentication required")  # RFC 4954 §6
+AUTH_CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")  # RFC 4954 §4
+AUTH_MALFORMED = Reply(501, "5.5.2", "Not base64")
+AUTH_LINE_TOO_LONG = Reply(500, "5.5.6", "Authentication exchange line is too long")
 XCLIENT_DENIED = Reply(550, "5.7.0", "XCLIENT is not for you")
 NEEDS_SMTPUTF8_SENDER = Reply(550, "5.6.7", "Non-ASCII sender needs SMTPUTF8")
 NEEDS_SMTPUTF8_RECIPIENT = Reply(553, "5.6.7", "Non-ASCII recipient needs SMTPUTF8")
@@ -76,6 +83,7 @@ TOO_MANY_HOPS = Reply(554, "5.4.6", "Too many Received fields: mail loop")
 RELAYING_DENIED = Reply(550, "5.7.1", "Relaying denied")
 NO_ROUTE = Reply(550, "5.1.2", "No route to this domain")
 NO_SUCH_MAILBOX = Reply(550, "5.1.1", "No such mailbox here")
+SENDER_NOT_YOURS = Reply(553, "5.7.1", "The sender is not an address of yours")
 MAILBOX_DISABLED = Reply(550, "5.2.1", "The mailbox is disabled")
 MAILBOX_UNVERIFIED = Reply(451, "4.3.0", "Cannot look the mailbox up now; try again later")
 ALIAS_NEEDS_QUEUE = Reply(451, "4.3.5", "The address leads elsewhere, and this service keeps no mail")

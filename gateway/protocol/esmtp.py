@@ -39,8 +39,13 @@ class MailParameters(msgspec.Struct, frozen=True):
     envid: str = ""
 
 
-def parse_mail_parameters(params: Parameters, max_message_octets: int) -> MailParameters | Reply:
-    """The parameters of MAIL; the reply to send when one is wrong, unknown, twice, or too big (RFC 1870 §6.1)."""
+def parse_mail_parameters(
+    params: Parameters, max_message_octets: int, *, auth: bool = False
+) -> MailParameters | Reply:
+    """The parameters of MAIL; the reply to send when one is wrong, unknown, twice, or too big (RFC 1870 §6.1).
+
+    auth: AUTH was offered to the client.
+    """
     size, body, smtputf8, ret, envid = 0, env.BODY_7BIT, False, env.RET_UNSPECIFIED, ""
     seen: set[str] = set()
     for keyword, value in params:
@@ -72,6 +77,10 @@ def parse_mail_parameters(params: Parameters, max_message_octets: int) -> MailPa
             if decoded is None:
                 return replies.BAD_PARAMETER.with_text("ENVID needs xtext of 1 to 100 characters")
             envid = decoded
+        elif keyword == "AUTH" and auth:
+            # RFC 4954 §5: taken, and not believed: who sends is who authenticated.
+            if value != "<>" and _xtext(value, ORCPT_OCTETS) is None:
+                return replies.BAD_PARAMETER.with_text("AUTH needs a mailbox in xtext, or <>")
         else:
             return replies.UNKNOWN_PARAMETER.with_text(
                 f"MAIL parameter {keyword} is not implemented"

@@ -2,7 +2,7 @@
 
 cdef class Settings:
     cdef readonly str hostname
-    cdef readonly bint lmtp, starttls, xclient, dsn, normalize
+    cdef readonly bint lmtp, starttls, xclient, dsn, auth, normalize
     cdef readonly Py_ssize_t max_message_octets, line_octets, recipients_max, transactions_max
     cdef readonly Py_ssize_t junk_commands_max, chunk_octets, errors_max
     cdef dict _ehlo
@@ -10,7 +10,8 @@ cdef class Settings:
 
 cdef class SmtpServerMachine:
     cdef readonly Settings settings
-    cdef readonly bint tls, xclient_allowed, esmtp
+    cdef readonly bint tls, xclient_allowed, esmtp, authenticated
+    cdef public tuple mechanisms
     cdef readonly Py_ssize_t errors, junk, transactions
     cdef readonly object decoder, reverse_path, mail
     cdef readonly list recipients
@@ -29,6 +30,8 @@ cdef class SmtpServerMachine:
     cpdef reply(self, reply)
     cpdef accept_content(self, bytes encoded)
     cpdef start_data(self)
+    cpdef challenge(self, bytes octets)
+    cpdef _read_auth(self)
     cpdef say(self, reply)
     cpdef _drop_transaction(self)
     cpdef _end_transaction(self)

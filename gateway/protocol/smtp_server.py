@@ -8,11 +8,13 @@ Events    tuples (kind, a, b); see the constants.  What breaks the protocol is a
 Limits    line length, parameters, recipients, message size, unread input: all from Settings
 Errors    LocalProtocolError when the caller breaks the contract; nothing the peer sends raises
 Security  octets that follow STARTTLS in the same read are refused, not buffered (RFC 3207 §6, CVE-2011-0411)
-Standards RFC 5321, RFC 1870, RFC 2033, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 6152, RFC 6531, RFC 9422
+Standards RFC 5321, RFC 1870, RFC 2033, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954,
+          RFC 6152, RFC 6531, RFC 9422
 """
 
 from __future__ import annotations
 
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +44,13 @@ QUIT = 8  # answered here; the caller only closes
 XCLIENT = 9  # a: dict of attributes; reply(220) resets the session (the greeting is sent again)
 RESET = 10  # a transaction was dropped (RSET, EHLO within one); answered here: no reply
 
-_COMMAND, _DATA, _BDAT, _SKIP_LINE, _SKIP_BDAT, _STOPPED = range(6)
+AUTH = 11  # a: mechanism, b: initial response or None: challenge(), or reply(235) or a refusal
+AUTH_RESPONSE = 12  # a: the client's response; the same answers
+AUTH_CANCELLED = 13  # answered here: the exchange is to be forgotten; no reply
+
+_COMMAND, _DATA, _BDAT, _SKIP_LINE, _SKIP_BDAT, _STOPPED, _AUTH = range(7)
+
+AUTH_LINE_OCTETS = 12_288 + 2  # RFC 4954 §4: the most a mechanism needs, and CRLF
 
 NO_MAIL_PARAMETERS = MailParameters()
 NO_RECIPIENT = env.Recipient("")
@@ -57,6 +65,7 @@ class Settings:
 
     __slots__ = (
         "_ehlo",
+        "auth",
         "chunk_octets",
         "dsn",
         "errors_max",
@@ -81,6 +90,7 @@ class Settings:
         starttls: bool = False,
         xclient: bool = False,
         dsn: bool = True,
+        auth: bool = False,
         max_message_octets: int = 50 << 20,
         line_octets: int = 2048,
         recipients_max: int = 1000,
@@ -95,6 +105,7 @@ class Settings:
         self.starttls = starttls
         self.xclient = xclient
         self.dsn = dsn  # False: nobody here sends reports (what a client asks for is passed on all the same)
+        self.auth = auth  # a submission service: mail is taken after AUTH alone (RFC 6409 §4.3)
         self.max_message_octets = max_message_octets
         self.line_octets = line_octets
         self.recipients_max = recipients_max
@@ -103,11 +114,11 @@ class Settings:
         self.errors_max = errors_max
         self.normalize = normalize
         self.chunk_octets = chunk_octets
-        self._ehlo: dict[tuple[bool, bool], bytes] = {}
+        self._ehlo: dict[tuple[bool, bool, tuple[str, ...]], bytes] = {}
 
-    def ehlo_reply(self, tls: bool, xclient: bool) -> bytes:
+    def ehlo_reply(self, tls: bool, xclient: bool, mechanisms: tuple[str, ...] = ()) -> bytes:
         """The whole reply to EHLO/LHLO; `tls`: already encrypted, so STARTTLS is not offered again (RFC 3207 §4.2)."""
-        rendered = self._ehlo.get((tls, xclient))
+        rendered = self._ehlo.get((tls, xclient, mechanisms))
         if rendered is None:
             lines = [self.hostname, "PIPELINING", f"SIZE {self.max_message_octets}"]
             if self.starttls and not tls:
@@ -118,13 +129,15 @@ class Settings:
             lines += ["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", limits]
             if self.dsn:
                 lines.append("DSN")
+            if mechanisms:
+                lines.append("AUTH " + " ".join(mechanisms))  # RFC 4954 §3
             if xclient:
                 lines.append("XCLIENT " + " ".join(XCLIENT_ATTRIBUTES))
             last = len(lines) - 1
             rendered = "".join(
                 f"250{' ' if i == last else '-'}{x}\r\n" for i, x in enumerate(lines)
             ).encode()
-            self._ehlo[tls, xclient] = rendered
+            self._ehlo[tls, xclient, mechanisms] = rendered
         return rendered
 
 
@@ -144,6 +157,7 @@ class SmtpServerMachine:
         "_put_off",
         "_recipient",
         "_sender",
+        "authenticated",
         "closing",
         "decoder",
         "errors",
@@ -151,6 +165,7 @@ class SmtpServerMachine:
         "greeted",
         "junk",
         "mail",
+        "mechanisms",
         "recipients",
         "reverse_path",
         "settings",
@@ -178,6 +193,8 @@ class SmtpServerMachine:
         self._sender = ""
         self._recipient = NO_RECIPIENT
         self.greeted = ""  # the argument of EHLO, HELO or LHLO
+        self.mechanisms: tuple[str, ...] = ()  # of SASL, what this client may use now: the session says
+        self.authenticated = False
         self.esmtp = False
         self.reverse_path: str | None = None  # None: no transaction
         self.recipients: list[env.Recipient] = []
@@ -271,6 +288,10 @@ class SmtpServerMachine:
                     return None
                 self._pos = end
                 self._mode = _COMMAND
+            elif mode == _AUTH:
+                event = self._read_auth()
+                if event is not None or self._mode == _AUTH:
+                    return event
             else:
                 self._pos = len(self._data)
                 return None
@@ -309,6 +330,11 @@ class SmtpServerMachine:
         elif accepted and pending == XCLIENT:
             self.greeted = ""
             self.esmtp = False
+            self.authenticated = False
+        elif pending in (AUTH, AUTH_RESPONSE):
+            self._mode = _COMMAND
+            self.authenticated = accepted
+            self.errors += not accepted
         if reply.close:
             self.stop()
 
@@ -375,6 +401,7 @@ class SmtpServerMachine:
         self.tls = True
         self.greeted = ""
         self.esmtp = False
+        self.authenticated = False
         self._mode = _COMMAND
         self._data = b""
         self._pos = 0
@@ -442,7 +469,8 @@ class SmtpServerMachine:
         self.greeted = argument
         self.esmtp = verb != "HELO"
         if self.esmtp:
-            self._out.append(self.settings.ehlo_reply(self.tls, self.xclient_allowed))
+            mechanisms = () if self.authenticated else self.mechanisms
+            self._out.append(self.settings.ehlo_reply(self.tls, self.xclient_allowed, mechanisms))
         else:
             self._out.append(f"250 {self.settings.hostname}\r\n".encode())
 
@@ -456,11 +484,14 @@ class SmtpServerMachine:
             self.refuse(replies.NESTED_MAIL)
             return None
         settings = self.settings
+        if settings.auth and not self.authenticated:
+            self.refuse(replies.AUTH_REQUIRED)
+            return None
         if settings.transactions_max and self.transactions >= settings.transactions_max:
             self.refuse(replies.TOO_MANY_TRANSACTIONS)
             return None
         if params:
-            mail = parse_mail_parameters(params, settings.max_message_octets)
+            mail = parse_mail_parameters(params, settings.max_message_octets, auth=settings.auth)
             if isinstance(mail, Reply):
                 self.refuse(mail)
                 return None
@@ -610,6 +641,55 @@ class SmtpServerMachine:
             return self._wait(STARTTLS)
         return None
 
+    def _on_auth(self, argument: str, _b: object) -> tuple[int, object, object] | None:
+        """RFC 4954 §4."""
+        if not self.settings.auth:
+            self.refuse(replies.COMMAND_UNKNOWN)
+        elif not self.greeted:
+            self.refuse(replies.HELLO_FIRST)
+        elif self.authenticated:
+            self.refuse(replies.AUTH_TWICE)
+        elif self.reverse_path is not None:
+            self.refuse(replies.AUTH_IN_TRANSACTION)
+        else:
+            mechanism, _, initial = argument.partition(" ")
+            if not mechanism:
+                self.refuse(replies.ARGUMENT_NEEDED)
+                return None
+            # "=" is an initial response that is empty, which is not the same as none.
+            response = _base64("" if initial == "=" else initial)
+            if response is None:
+                self.refuse(replies.AUTH_MALFORMED)
+                return None
+            return self._wait(AUTH, mechanism, response if initial else None)
+        return None
+
+    def challenge(self, octets: bytes) -> None:
+        """Answer AUTH or AUTH_RESPONSE: the exchange goes on with a line of the client."""
+        if self._pending not in (AUTH, AUTH_RESPONSE):
+            raise LocalProtocolError("challenge() outside AUTH")
+        self._pending = -1
+        self._out.append(b"334 " + b2a_base64(octets, newline=False) + b"\r\n")
+        self._mode = _AUTH
+
+    def _read_auth(self) -> tuple[int, object, object] | None:
+        """The client's answer to a challenge; None with mode _AUTH: more octets needed."""
+        end = smtp.find_line(self._data, self._pos, AUTH_LINE_OCTETS)
+        if end == -1:
+            return None
+        if end == -2:
+            self._mode = _SKIP_LINE
+            self.refuse(replies.AUTH_LINE_TOO_LONG)
+            return (AUTH_CANCELLED, None, None)
+        line = self._data[self._pos : end].rstrip(b"\r\n")
+        self._pos = end
+        response = None if line == b"*" else _base64(line.decode("latin-1"))
+        if response is None:
+            self._mode = _COMMAND
+            self.refuse(replies.AUTH_CANCELLED if line == b"*" else replies.AUTH_MALFORMED)
+            return (AUTH_CANCELLED, None, None)
+        return self._wait(AUTH_RESPONSE, response)
+
     def _on_xclient(self, argument: str, _b: object) -> tuple[int, object, object] | None:
         if not self.xclient_allowed:
             self.refuse(
@@ -632,6 +712,13 @@ class SmtpServerMachine:
         if reason == smtp.LINE_TOO_LONG and verb < 0:
             self._mode = _SKIP_LINE
         self.refuse(_SYNTAX_REPLIES.get(reason, replies.SYNTAX_ERROR))
+
+
+def _base64(text: str) -> bytes | None:
+    try:
+        return a2b_base64(text, strict_mode=True) if text else b""
+    except ValueError:
+        return None
 
 
 _END_OF_DATA_EVENT = (END_OF_DATA, None, None)
@@ -664,6 +751,7 @@ _BY_VERB: dict[int, _Handler] = {
     smtp.HELP: SmtpServerMachine._on_help,
     smtp.QUIT: SmtpServerMachine._on_quit,
     smtp.STARTTLS: SmtpServerMachine._on_starttls,
+    smtp.AUTH: SmtpServerMachine._on_auth,
     smtp.XCLIENT: SmtpServerMachine._on_xclient,
     smtp.ERROR: SmtpServerMachine._on_error,
 }

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,13 +20,17 @@ from gateway.log import Log
 from gateway.mail import envelope as env
 from gateway.mail.reply import Reply
 from gateway.metrics import Metrics
-from gateway.net.tls import TlsContexts
+from gateway.net.connection import Connection
+from gateway.net.tls import TlsContexts, describe
 from gateway.policy.access import Access
 from gateway.policy.backlog import Backlog
 from gateway.policy.gate import Gate
 from gateway.policy.overload import Overload
 from gateway.protocol.smtp_server import Settings
 from gateway.spool.spool import Spool, Stored
+
+if TYPE_CHECKING:
+    from gateway.server.submission import Rules
 
 # One answer a recipient, when the next hop has spoken.
 Answered = Callable[[str, env.Envelope, list[Reply]], None]
@@ -87,6 +91,7 @@ class SmtpService(msgspec.Struct, kw_only=True):
     xclient_from: Networks
     reject_bare: bool
     memory: Memory
+    submission: Rules | None = None  # a submission service: who may send, and as whom
     resolve: Resolve | None = None  # where mail for accounts goes; None: no route leads to the store
 
     def count_accepted(self, envelope: env.Envelope, waited_s: float) -> None:
@@ -112,3 +117,21 @@ class SmtpService(msgspec.Struct, kw_only=True):
             self.metrics.rejected_permanent += 1
         else:
             self.metrics.rejected_transient += 1
+
+
+def tls_text(connection: Connection) -> str:
+    """ "TLSv1.3 TLS_AES_128_GCM_SHA256", for the log and the Received field."""
+    assert connection.tls is not None
+    version, cipher, _bits = describe(connection.tls)
+    return f"{version} {cipher}"
+
+
+def peer_of(connection: Connection) -> tuple[str, str]:
+    """("192.0.2.1:4711", "192.0.2.1"); ("unix:", "") for a local socket."""
+    peer = connection.transport.get_extra_info("peername")
+    if not isinstance(peer, tuple) or not peer:
+        return "unix:", ""
+    ip, port = peer[0], peer[1]
+    if ip.startswith("::ffff:") and "." in ip:
+        ip = ip[7:]
+    return (f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"), ip

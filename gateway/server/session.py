@@ -28,7 +28,7 @@ from gateway.metrics import Metrics
 from gateway.net.connection import Connection
 from gateway.net.tls import TlsContexts
 from gateway.policy.gate import Gate
-from gateway.server.smtp import peer_of, tls_text
+from gateway.server.service import peer_of, tls_text
 
 logger = logging.getLogger(__name__)
 

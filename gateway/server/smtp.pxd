@@ -8,7 +8,7 @@ cdef class SmtpSession:
     cdef readonly str client, client_ip, session_id
     cdef readonly SmtpServerMachine machine
     cdef Connection _connection
-    cdef object _service, _timer, _stamp, _incoming
+    cdef object _service, _timer, _stamp, _incoming, _submission
     cdef list _inline_chunks
     cdef dict _expansions
     cdef str _tls_text, _reason, _proto
@@ -25,4 +25,5 @@ cdef class SmtpSession:
     cpdef _abort_incoming(self)
     cpdef _answer_rcpt(self, recipient, refusal)
     cpdef _resolved(self, recipient, resolution)
+    cpdef _answered(self)
     cpdef _log_accepted(self, str queue_id, envelope)

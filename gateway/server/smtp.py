@@ -7,7 +7,8 @@ Limits    deadlines by state (RFC 5321 §4.5.3.2), a floor under the data rate, 
 Errors    an exception in a handler is logged with its traceback and answered 451 4.3.0; the message is not accepted
 Blocking  never: the spool writes in its own thread
 Security  what the client said before TLS is forgotten; early talkers, slow and silent clients are cut
-Standards RFC 5321, RFC 2033, RFC 3207, RFC 1047 (a message that is committed stays accepted even if the client left)
+Standards RFC 5321, RFC 2033, RFC 3207, RFC 4954, RFC 6409;
+          RFC 1047 (a message that is committed stays accepted even if the client left)
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gateway.accounts.model import Resolution, Unavailable, Unknown
+from gateway.accounts.model import Identity, Refusal, Resolution, Unavailable, Unknown
 from gateway.mail import envelope as env
 from gateway.mail import replies
 from gateway.mail.header import ReceivedStamp, transmission_type
 from gateway.mail.reply import Reply
 from gateway.net.connection import Connection
-from gateway.net.tls import describe
 from gateway.policy.content import check_content
 from gateway.policy.overload import Overload
 from gateway.protocol.esmtp import MailParameters
 from gateway.protocol.smtp_server import SmtpServerMachine
-from gateway.server.service import SmtpService
+from gateway.server.service import SmtpService, peer_of, tls_text
+from gateway.server.submission import Submission
 from gateway.spool.spool import Incoming, SpoolError, Stored
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class SmtpSession:
         "_service",
         "_stamp",
         "_started",
+        "_submission",
         "_timer",
         "_tls_text",
         "_waiting",
@@ -108,6 +110,7 @@ class SmtpSession:
         self._errors = 0
         self._reason = "quit"
         self._may_relay = False
+        self._submission: Submission | None = None  # on a submission service
         self._proto = "SMTP"
         self._started = 0.0
 
@@ -129,6 +132,14 @@ class SmtpSession:
         if tls:
             self._tls_text = tls_text(connection)
             service.metrics.tls_handshakes_total += 1
+        if service.submission is not None:
+            self._submission = Submission(
+                service.submission,
+                session=self.session_id,
+                on_challenge=self._challenge,
+                on_done=self._login_ended,
+            )
+            self._offer()
         self._may_relay = service.access.may_relay(self.client_ip)
         service.metrics.sessions_total += 1
         service.metrics.sessions_open += 1
@@ -178,6 +189,8 @@ class SmtpSession:
         self._drop_timer()
         self._expect(False)
         self._abort_incoming()
+        if self._submission is not None:
+            self._submission.cancel()
         self._count_buffered(self._passing_octets)
         if self._counted:
             self._counted = False
@@ -345,24 +358,34 @@ class SmtpSession:
 
     def _on_hello(self, verb: str, argument: str) -> None:
         self._abort_incoming()
+        self.machine.accept_hello(verb, argument)
+        self._make_stamp()
+
+    def _make_stamp(self) -> None:
+        """After all that changes what the Received field says: EHLO, AUTH."""
+        machine = self.machine
         self._stamp = ReceivedStamp(
             hostname=self._service.hostname,
-            client_name=argument,
+            client_name=machine.greeted,
             client_address=self.client,
             tls=self._tls_text,
-            lmtp=self._service.settings.lmtp,
-            extended=verb != "HELO",
+            lmtp=machine.settings.lmtp,
+            extended=machine.esmtp,
+            authenticated=machine.authenticated,
         )
-        self.machine.accept_hello(verb, argument)
         self._proto = self._transmission_type(smtputf8=False)
 
     def _transmission_type(self, *, smtputf8: bool) -> str:
         machine = self.machine
         return transmission_type(
-            lmtp=machine.settings.lmtp, extended=machine.esmtp, tls=machine.tls, smtputf8=smtputf8
+            lmtp=machine.settings.lmtp,
+            extended=machine.esmtp,
+            tls=machine.tls,
+            authenticated=machine.authenticated,
+            smtputf8=smtputf8,
         )
 
-    def _on_mail(self, _reverse_path: str, mail: MailParameters) -> None:
+    def _on_mail(self, reverse_path: str, mail: MailParameters) -> None:
         service = self._service
         error = service.spool.check(mail.size)  # RFC 1870 §6.1: no room now is 452, before it is sent
         if service.gate.draining:  # RFC 5321 §3.8; a client that pipelines is never idle
@@ -374,6 +397,8 @@ class SmtpSession:
             self.machine.reply(replies.OUT_OF_MEMORY)
         elif service.overload.limited:
             self._on_mail_under_load(service.overload)
+        elif self._submission is not None:
+            self._ask(partial(self._submission.check_sender, reverse_path, self._answer))
         else:
             self.machine.reply(replies.SENDER_OK)
 
@@ -406,16 +431,29 @@ class SmtpSession:
                 self.machine.reply(refusal)
                 return
         if refusal is None and service.resolve is not None and access.is_stored(recipient.forward_path):
-            self._waiting = True
-            self._asking = True
-            service.resolve(recipient.forward_path, partial(self._resolved, recipient))
-            self._asking = False
+            self._ask(partial(service.resolve, recipient.forward_path, partial(self._resolved, recipient)))
         else:
             self._answer_rcpt(recipient, refusal)
 
+    def _ask(self, question: Callable[[], None]) -> None:
+        """A question that is answered by _answered(), within this call or later."""
+        self._waiting = True
+        self._asking = True
+        question()
+        self._asking = False
+
+    def _answered(self) -> None:
+        self._waiting = False
+        if not self._asking:  # the answer came later: the pump stands
+            self._pump()
+
+    def _answer(self, reply: Reply) -> None:
+        if not self._connection.closed:
+            self.machine.reply(reply)
+            self._answered()
+
     def _resolved(self, recipient: env.Recipient, resolution: Resolution) -> None:
         """Whose mail the recipient's is, or nobody's."""
-        self._waiting = False
         if self._connection.closed:
             return
         refusal: Reply | None = None
@@ -428,8 +466,7 @@ class SmtpSession:
         elif resolution.forward:
             self._expansions[recipient.forward_path] = resolution.addresses()
         self._answer_rcpt(recipient, refusal)
-        if not self._asking:  # the answer came later: the pump stands
-            self._pump()
+        self._answered()
 
     def _answer_rcpt(self, recipient: env.Recipient, refusal: Reply | None) -> None:
         if refusal is None:
@@ -484,7 +521,7 @@ class SmtpSession:
             self._refuse_content(refusal, facts)
             return
         mail = machine.mail
-        recipients = self._expanded(machine.recipients) if self._expansions else machine.recipients
+        recipients = env.expanded(machine.recipients, self._expansions)
         incoming = self._incoming or service.spool.begin()
         queue_id = incoming.queue_id
         now = time.time_ns()
@@ -506,6 +543,11 @@ class SmtpSession:
         )
         only = recipients[0].forward_path if len(recipients) == 1 else None
         prefix = self._stamp.line(queue_id, only, now, mail.smtputf8)
+        if self._submission is not None:
+            added, envelope.message_id = self._submission.missing_fields(
+                decoder.header(), envelope.message_id
+            )
+            prefix += added
         self._incoming = None
         self._expansions.clear()
         self._waiting = True
@@ -522,16 +564,6 @@ class SmtpSession:
             service.inline(queue_id, envelope, [prefix, *chunks], self._delivered_inline)
         else:
             incoming.commit(envelope, prefix, last, self._committed)
-
-    def _expanded(self, recipients: list[env.Recipient]) -> list[env.Recipient]:
-        """RFC 5321 §3.9.1: the targets of an alias that leads out of the store are recipients of their own."""
-        found: dict[str, env.Recipient] = {}
-        for recipient in recipients:
-            for target in self._expansions.get(recipient.forward_path, (recipient.forward_path,)):
-                # RFC 3461 §5.2.7.1: each of them keeps what was asked of the alias.
-                copy = env.Recipient(target, recipient.notify, recipient.orcpt)
-                found.setdefault(target, copy)
-        return list(found.values())
 
     def _refuse_content(self, refusal: Reply, facts: env.Facts) -> None:
         service = self._service
@@ -585,6 +617,9 @@ class SmtpSession:
         self._resume()
 
     def _log_accepted(self, queue_id: str, envelope: env.Envelope) -> None:
+        by: dict[str, str] = {}
+        if self._submission is not None and self._submission.identity is not None:
+            by["account"] = self._submission.identity.account.name
         self._service.log.event(
             "accepted",
             queue_id=queue_id,
@@ -598,6 +633,7 @@ class SmtpSession:
             message_id=envelope.message_id,
             durability=envelope.durability,
             tls=self._tls_text,
+            **by,
         )
 
     def _delivered_inline(
@@ -657,6 +693,7 @@ class SmtpSession:
         service.metrics.tls_handshakes_total += 1
         self._tls_text = tls_text(self._connection)
         self.machine.tls_started()
+        self._offer()
         self._waiting = False
         self._flush()
 
@@ -686,6 +723,43 @@ class SmtpSession:
             self._counted = True
             self._may_relay = service.access.may_relay(ip)
         self.machine.reply(service.greeting)
+        self._offer()
+
+    # -- AUTH --------------------------------------------------------------------------------------------------------
+
+    def _offer(self) -> None:
+        """What the client may log in with, as it is connected now."""
+        if self._submission is not None:
+            offered = self._submission.offer(self._connection, self.client, self.client_ip)
+            self.machine.mechanisms = offered
+
+    def _on_auth(self, mechanism: str, initial: bytes | None) -> None:
+        assert self._submission is not None
+        self._ask(partial(self._submission.start, mechanism, initial))
+
+    def _on_auth_response(self, response: bytes, _b: object) -> None:
+        assert self._submission is not None
+        self._ask(partial(self._submission.respond, response))
+
+    def _on_auth_cancelled(self, _a: object, _b: object) -> None:
+        assert self._submission is not None
+        self._submission.cancel()
+
+    def _challenge(self, octets: bytes) -> None:
+        if not self._connection.closed:
+            self.machine.challenge(octets)
+            self._answered()
+
+    def _login_ended(self, outcome: Identity | Refusal) -> None:
+        if self._connection.closed:
+            return
+        if isinstance(outcome, Identity):
+            self.machine.reply(replies.AUTHENTICATED)
+            self._may_relay = True
+            self._make_stamp()
+        else:
+            self.machine.reply(outcome.smtp)
+        self._answered()
 
     def _abort_incoming(self) -> None:
         self._expansions.clear()
@@ -710,22 +784,7 @@ _HANDLERS: list[Callable[[SmtpSession, Any, Any], None]] = [
     SmtpSession._on_quit,
     SmtpSession._on_xclient,
     SmtpSession._on_reset,
+    SmtpSession._on_auth,
+    SmtpSession._on_auth_response,
+    SmtpSession._on_auth_cancelled,
 ]
-
-
-def tls_text(connection: Connection) -> str:
-    """ "TLSv1.3 TLS_AES_128_GCM_SHA256", for the log and the Received field."""
-    assert connection.tls is not None
-    version, cipher, _bits = describe(connection.tls)
-    return f"{version} {cipher}"
-
-
-def peer_of(connection: Connection) -> tuple[str, str]:
-    """("192.0.2.1:4711", "192.0.2.1"); ("unix:", "") for a local socket."""
-    peer = connection.transport.get_extra_info("peername")
-    if not isinstance(peer, tuple) or not peer:
-        return "unix:", ""
-    ip, port = peer[0], peer[1]
-    if ip.startswith("::ffff:") and "." in ip:
-        ip = ip[7:]
-    return (f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"), ip

@@ -183,13 +183,10 @@ def test_nothing_is_offered_in_clear_except_to_loopback(tmp_path: Path) -> None:
             assert "PLAIN" in rig.auth.mechanisms(rig.peer(ip, tls=False))
         assert rig.auth.mechanisms(rig.peer()) == ("SCRAM-SHA-256", "PLAIN", "LOGIN")
         bound = rig.peer(bindings={"tls-server-end-point": b"x"}, certificate_names=("a@b",))
-        assert rig.auth.mechanisms(bound) == (
-            "SCRAM-SHA-256-PLUS",
-            "SCRAM-SHA-256",
-            "PLAIN",
-            "LOGIN",
-            "EXTERNAL",
-        )
+        assert rig.auth.mechanisms(bound) == ("SCRAM-SHA-256", "PLAIN", "LOGIN", "EXTERNAL")
+        plus = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
+        assert rig.auth.mechanisms(bound, plus) == plus
+        assert rig.auth.mechanisms(rig.peer(), plus) == plus[1:]
         assert rig.auth.mechanisms(bound, ("LOGIN", "CRAM-MD5")) == ("LOGIN", "CRAM-MD5")
         _, outcome = await rig.exchange("CRAM-MD5", None)
         assert refused(outcome) == "mechanism", "not in auth.mechanisms"
@@ -226,7 +223,8 @@ def test_scram_and_the_salt_of_nobody(tmp_path: Path) -> None:
 
 def test_scram_plus_and_somebody_who_hides_it(tmp_path: Path) -> None:
     async def work() -> None:
-        rig = Rig(tmp_path)
+        mechanisms = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
+        rig = Rig(tmp_path, AuthConfig(**CHEAP, mechanisms=mechanisms))
         rig.add(ALICE)
         peer = rig.peer(bindings={"tls-server-end-point": b"certificate"})
         flag = "p=tls-server-end-point"
