@@ -108,6 +108,7 @@ class Incoming:
         """
         spool = self._spool
         self._done: Done | None = done
+        self.on_drain = None  # the sender waits for done() from here on, whatever append() says of the rest
         if last is None:
             last = b""
         if len(last) > spool.settings.chunk_octets or (self._extents and len(last) > 0):

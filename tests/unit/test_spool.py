@@ -107,6 +107,20 @@ def test_senders_wait_while_the_disk_is_behind(rig: Rig):
     assert rig.reopen().messages == []
 
 
+def test_who_commits_is_told_once_even_when_the_last_piece_has_to_wait(rig: Rig):
+    incoming = rig.spool.begin()
+    told: list[object] = []
+    incoming.on_drain = lambda: told.append("drained")
+    while incoming.append(bytes(8192)):
+        pass
+    rig.until(lambda: told)
+    told.clear()
+    incoming.commit(make_envelope(), b"", bytes(100_000), lambda stored, _: told.append(stored))
+    assert rig.spool.paused
+    rig.settle_down()
+    assert [stored.queue_id for stored in told] == [incoming.queue_id]
+
+
 def test_an_aborted_message_leaves_no_trace(rig: Rig):
     for _ in range(40):
         incoming = rig.spool.begin()
