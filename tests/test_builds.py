@@ -64,7 +64,7 @@ def test_the_wheel_carries_the_package_and_no_sources(wheel: Path) -> None:
     for name in names:
         if name.endswith(".so") and not name.startswith("gateway/_native/"):
             assert name.partition(".")[0] + ".py" in names
-    assert "smtp_blaster/cli.py" in names
+    assert {"smtp_blaster/cli.py", "smtp_blaster/report.html", "smtp_blaster/report.css"} <= {*names}
     assert not [n for n in names if n.endswith((".pyx", ".pxd", ".c", ".h"))]
     tops = {n.partition("/")[0] for n in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"gateway", "smtp_blaster"}

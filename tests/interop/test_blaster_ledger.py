@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from interop_peers import RunningGateway, RunningSink, listener, route, wait_for
+from interop_peers import RunningGateway, RunningSink, free_port, listener, route, wait_for
 from smtp_blaster import ledger
 from smtp_blaster.sink import Fault
 from smtp_blaster.source import Plan, Result, Source
+
+TOOLS = Path(ledger.__file__).parent.parent
 
 
 def blast(gateway: RunningGateway, where, port: int | None = None, **plan) -> Result:
@@ -155,3 +160,66 @@ def test_sigterm_under_load_loses_nothing(gateway_factory, sink_factory, tmp_pat
     gateway.start()
     difference = arrived(sink, tmp_path, result.accepted)
     assert (difference.lost, difference.altered) == (0, 0)
+
+
+def sink_command(port: int, where) -> subprocess.Popen[bytes]:
+    """The sink as a process of its own, that goes on in its ledger; it listens afterwards."""
+    faults = ("content=delay:~5ms", "content=drop@0.02")
+    words = ["--ledger", str(where / "delivered"), "--append", *(f"--fault={fault}" for fault in faults)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smtp_blaster", "sink", f"127.0.0.1:{port}", *words],
+        cwd=TOOLS,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"listening")
+    return process
+
+
+def test_everything_killed_in_turn_and_nothing_lost(gateway_factory, tmp_path):
+    """The sink, the gateway and the source, each killed under load: the proof holds, and says why mail came twice."""
+    port = free_port()
+    sink = sink_command(port, tmp_path)
+    gateway = gateway_factory([route(f"smtp://127.0.0.1:{port}", hold=False)])
+
+    def send(number: int, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "smtp_blaster", "smtp", f"127.0.0.1:{gateway.port}"),
+                *("--connections", "5", "--size", "3000", "--ledger", str(tmp_path / f"accepted-{number}"), *words),
+            ],
+            cwd=TOOLS,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def entries(path) -> int:
+        return path.read_text().count("@blaster.invalid") if path.exists() else 0
+
+    first = send(1, "--duration", "30")
+    wait_for(lambda: entries(tmp_path / "delivered") > 100, "load at the sink")
+    sink.kill()
+    sink.wait()
+    sink = sink_command(port, tmp_path)
+    seen = entries(tmp_path / "delivered")
+    wait_for(lambda: entries(tmp_path / "delivered") > seen + 100, "load at the sink again")
+    ledger.mark(tmp_path / "kills", "the gateway")
+    gateway.kill()
+    first.kill()
+    first.wait()
+    gateway.start()
+    send(2, "--messages", "100").wait()
+    accepted = [tmp_path / "accepted-1", tmp_path / "accepted-2"]
+
+    def settled() -> ledger.Difference | None:
+        found = ledger.prove(accepted, [tmp_path / "delivered"], kills=[tmp_path / "kills"])
+        return found if not found.lost else None
+
+    found = wait_for(settled, "all that was accepted", timeout_s=60.0)
+    sink.terminate()
+    sink.wait()
+    assert found.accepted > 200
+    assert found.altered == 0
+    assert found.kills == 2  # the one that is marked, and the sink's
+    assert found.duplicated_unexplained == 0, (found.unexplained_ids, found.duplicated_explained)
+    assert found.is_clean
