@@ -83,6 +83,12 @@ def kernels() -> list[Extension]:
     ]
 
 
+def tools() -> list[Extension]:
+    """The load tool's own kernel, beside its Python (pyproject.toml, package-dir)."""
+    path = "tools/smtp_blaster/wire.pyx"
+    return [Extension("smtp_blaster.wire", [path], depends=glob("tools/smtp_blaster/*.pxd"), **COMMON)]
+
+
 def compiled() -> list[Extension]:
     found = []
     for name in COMPILED:
@@ -97,6 +103,6 @@ def compiled() -> list[Extension]:
 
 OPTIONS = {"force": CHECKED and KIND != "fuzz", "annotate": KIND == "debug", "include_path": ["_native", ".", "tools"]}
 setup(
-    ext_modules=cythonize(kernels(), compiler_directives=KERNEL_DIRECTIVES, **OPTIONS)
+    ext_modules=cythonize(kernels() + tools(), compiler_directives=KERNEL_DIRECTIVES, **OPTIONS)
     + cythonize(compiled(), compiler_directives=PYTHON_DIRECTIVES, build_dir="build/compiled", **OPTIONS)
 )

@@ -42,7 +42,8 @@ def exchange(mechanism: str, user: str, password: str) -> Exchange:
 
 
 def _scram(mechanism: str, user: str, password: str) -> Exchange:
-    from scramp import ScramClient, ScramException  # only where it is used: it takes its time to load
+    # Only where it is used: it takes its time to load.
+    from scramp import ScramClient, ScramException
 
     client = ScramClient([mechanism], user, password)
     try:

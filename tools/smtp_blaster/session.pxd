@@ -1,26 +1,40 @@
 # Types for the compiled form of session.py (setup.py, COMPILED); the Python source stays the only source.
 
+cimport cython
+
 from smtp_blaster.supply cimport Message, Supply
 from smtp_blaster.tally cimport Tally
+from smtp_blaster.wire cimport Leg
+
+
+ctypedef long long longlong
 
 
 cdef class Session:
     cdef public object transport, closed
     cdef public bint is_secure
     cdef public long long done
-    cdef object _source, _ledger, _parser, _awaited, _exchange
+    cdef object _source, _ledger, _parser, _behind, _exchange
     cdef Supply _supply
     cdef Tally _tally
+    cdef Leg _leg
     cdef Message _first, _message, _following
-    cdef bint _lmtp, _chunking, _pipelining, _eight_bit, _content_sent, _is_closing
-    cdef long long _remaining, _asked, _dots, _mail_code, _began_ns
+    cdef bint _lmtp, _chunking, _pipelining, _eight_bit, _content_sent, _is_closing, _is_whole, _is_plain
+    cdef long long _remaining, _asked, _dots, _mail_code, _stage, _sent_ns, _began_ns
     cdef list _recipients, _taken, _refused, _transient
 
+    @cython.locals(size=Py_ssize_t, last=Py_ssize_t, ends=bint)
+    cpdef data_received(self, bytes data)
+    cdef _expect(self, long long stage, long long now)
+    cdef _answered(self)
+    @cython.locals(stage=longlong, code=longlong, now=longlong)
+    cdef _on_positive(self, bytes data)
+    @cython.locals(stage=longlong, now=longlong, sent=longlong)
     cdef _on_reply(self, long long code, str enhanced, str text)
     cdef _on_mail(self, long long code)
     cdef _on_rcpt(self, long long code)
     cdef _on_data(self, long long code)
-    cdef _on_dot(self, long long code, str enhanced, str text, long long asked, long long now)
+    cdef _on_dot(self, long long code, long long now)
     cdef _send(self, long long stage, bytes octets)
     cdef _next(self)
     cdef _set(self, Message message)
@@ -32,3 +46,7 @@ cdef class Session:
     cdef _settle(self, Message message, long long how, list left, long long now)
     cdef _count(self, Message message, long long now)
     cpdef begin(self, Message message)
+    cdef _begin_leg(self, Leg leg, Message message)
+    @cython.locals(message=Message)
+    cpdef on_taken(self, bytes line, long long now)
+    cdef _count_dot(self, bytes line)

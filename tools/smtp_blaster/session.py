@@ -41,7 +41,10 @@ from smtp_blaster.tally import (
 
 if TYPE_CHECKING:
     from smtp_blaster.source import Source
+    from smtp_blaster.wire import Leg
 
+NOTHING = -1  # no reply is awaited
+LF, SPACE = 10, 32
 INITIAL_RESPONSE_MAX = 500  # RFC 4954 §4: a command line that is too long goes without
 
 
@@ -49,10 +52,11 @@ class Session:
     """An asyncio.Protocol in all but its base class."""
 
     __slots__ = (
-        "_asked", "_awaited", "_began_ns", "_chunking", "_content_sent", "_dots", "_eight_bit",
-        "_exchange", "_first", "_following", "_is_closing", "_ledger", "_lmtp", "_mail_code", "_message",
-        "_parser", "_pipelining", "_recipients", "_refused", "_remaining", "_source", "_supply",
-        "_taken", "_tally", "_transient", "closed", "done", "is_secure", "transport",
+        "_asked", "_began_ns", "_behind", "_chunking", "_content_sent", "_dots", "_eight_bit",
+        "_exchange", "_first", "_following", "_is_closing", "_is_plain", "_is_whole", "_ledger",
+        "_leg", "_lmtp", "_mail_code", "_message", "_parser", "_pipelining", "_recipients",
+        "_refused", "_remaining", "_sent_ns", "_source", "_stage", "_supply", "_taken", "_tally",
+        "_transient", "closed", "done", "is_secure", "transport",
     )  # fmt: skip
 
     def __init__(self, source: Source, first: Message) -> None:
@@ -67,7 +71,12 @@ class Session:
         self._pipelining = self._eight_bit = False
         self._remaining = plan.per_connection or -1  # messages this connection may still begin
         self._began_ns = monotonic_ns()
-        self._awaited: deque[int] = deque()  # time of the command << 4 | stage
+        self._stage = NOTHING  # what the next reply answers
+        self._sent_ns = 0  # when that was sent
+        self._behind: deque[int] = deque()  # what the replies behind it answer: time << 4 | stage
+        self._leg: Leg | None = None  # speaks for this session while all goes well
+        self._is_plain = False
+        self._is_whole = True  # the parser keeps no part of a reply
         self._exchange: Generator[bytes | None, bytes, None] | None = None
         self._first: Message | None = first  # taken, but not begun
         self._message: Message | None = None  # the one that is being answered
@@ -92,7 +101,7 @@ class Session:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         now = monotonic_ns()
         self._tally.record(CONNECT, now - self._began_ns)
-        self._awaited.append(now << 4 | GREETING)
+        self._expect(GREETING, now)
         self.transport = transport  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
@@ -118,12 +127,20 @@ class Session:
             self.closed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        size = len(data)
+        last = data.rfind(b"\n", 0, size - 1) + 1  # the last line begins there, if it begins in data
+        ends = size > last + 4 and data[size - 1] == LF and data[last + 3] == SPACE
+        if ends and last == 0 and self._is_whole and data[0] in b"23" and MAIL <= self._stage <= DOT:
+            # One whole positive reply and nothing else: nearly all of them are.
+            self._on_positive(data)
+            return
         try:
             replies = self._parser.feed(data)
         except ValueError as error:
             self._source.trouble(f"no SMTP reply: {error}")
             self.transport.abort()
             return
+        self._is_whole = ends and (last > 0 or self._is_whole)
         for code, enhanced, text in replies:
             self._on_reply(code, enhanced, text)
 
@@ -131,8 +148,8 @@ class Session:
 
     def greet(self) -> None:
         """TLS stands: the greeting is awaited from now on, unless it came already."""
-        if self._awaited and self._awaited[0] & 15 == GREETING:
-            self._awaited[0] = monotonic_ns() << 4 | GREETING
+        if self._stage == GREETING:
+            self._sent_ns = monotonic_ns()
 
     def hello(self) -> None:
         self._send(HELLO, b"LHLO blaster.example.test\r\n" if self._lmtp else b"EHLO blaster.example.test\r\n")
@@ -149,14 +166,18 @@ class Session:
 
     def is_overdue(self, now_ns: int, timeout_ns: int, quit_ns: int) -> bool:
         """The reply that is due next takes too long; so does the one to QUIT."""
-        if not self._awaited:
+        if self._leg is not None:
+            if not self._leg.sent_ns or now_ns - self._leg.sent_ns <= timeout_ns:
+                return False
+            self._source.trouble(f"no reply in {timeout_ns / 1e9:g} s")
+            return True
+        if self._stage == NOTHING:
             return False
-        stage = self._awaited[0] & 15
-        waited_ns = now_ns - (self._awaited[0] >> 4)
-        if stage == QUIT:
+        waited_ns = now_ns - self._sent_ns
+        if self._stage == QUIT:
             return waited_ns > quit_ns
         if waited_ns > timeout_ns:
-            self._source.trouble(f"{NAMES[stage]}: no reply in {timeout_ns / 1e9:g} s")
+            self._source.trouble(f"{NAMES[self._stage]}: no reply in {timeout_ns / 1e9:g} s")
         return waited_ns > timeout_ns
 
     def begin(self, message: Message) -> None:
@@ -164,31 +185,131 @@ class Session:
         now = monotonic_ns()
         self._count(message, now)
         self._set(message)
-        if self._pipelining:
+        if self._leg is None and self._is_plain and self._is_whole:
+            self._leg = self._source.join(self)
+        leg = self._leg
+        if leg is not None:
+            self._begin_leg(leg, message)
+        elif self._pipelining:
             self.transport.writelines(self._transaction(message, now))
         else:
-            self._awaited.append(now << 4 | MAIL)
+            self._expect(MAIL, now)
             self.transport.write(self._mail(message))
 
+    def _begin_leg(self, leg: Leg, message: Message) -> None:
+        commands = [self._mail(message), *message.rcpts]
+        if self._chunking:
+            content = message.content.chunk(self._head(message))
+        else:
+            commands.append(b"DATA\r\n")
+            content = message.content.data(self._head(message))
+        leg.begin(commands, content, self._chunking)
+
+    def on_taken(self, line: bytes, now: int) -> None:
+        """The leg's transaction came to its final reply, and all replies were positive."""
+        message = self._message
+        assert message is not None
+        self._asked = len(message.rcpts)
+        self._recipients = list(range(self._asked))
+        self._content_sent = True
+        self._count_dot(line)
+        self._on_dot(250, now)
+
+    def take_over(self, index: int, sent_ns: int, rest: list[bytes], data: bytes) -> None:
+        """The leg goes no further: the reply to its index-th command, or to its content, is awaited (-1: none).
+
+        rest: of the content, still to be sent; data: octets that came, with the reply or a part of it.
+        """
+        self._leg = None
+        self._source.leave(self)
+        message = self._message
+        if index >= 0 and message is not None:
+            count = len(message.rcpts)
+            self._asked = min(max(index - 1, 0), count)
+            self._recipients = list(range(self._asked))
+            self._sent_ns = sent_ns
+            if index == 0:
+                self._stage = MAIL
+            elif index <= count:
+                self._stage = RCPT
+            elif index == count + 1 and not self._chunking:
+                self._stage = DATA
+            else:
+                self._stage = DOT
+                self._content_sent = True
+        if rest:
+            self.transport.writelines(rest)
+        if data:
+            self.data_received(data)
+
+    def abort(self) -> None:
+        """Now; connection_lost() comes later."""
+        if self._leg is not None:
+            self._leg.end()
+        self.transport.abort()
+
     def quit(self) -> None:
+        if self._leg is not None:
+            self._leg.end()
         self._send(QUIT, b"QUIT\r\n")
 
-    # -- the set-up --------------------------------------------------------------------------------
+    # -- replies -----------------------------------------------------------------------------------
+
+    def _expect(self, stage: int, now: int) -> None:
+        if self._stage == NOTHING:
+            self._stage = stage
+            self._sent_ns = now
+        else:
+            self._behind.append(now << 4 | stage)
+
+    def _answered(self) -> None:
+        """The first that was awaited has come."""
+        if self._behind:
+            head = self._behind.popleft()
+            self._stage = head & 15
+            self._sent_ns = head >> 4
+        else:
+            self._stage = NOTHING
+
+    def _on_positive(self, data: bytes) -> None:
+        stage = self._stage
+        code = (data[0] - 48) * 100 + (data[1] - 48) * 10 + data[2] - 48
+        now = monotonic_ns()
+        self._tally.record(stage, now - self._sent_ns)
+        if stage == DOT:
+            self._count_dot(data)
+            self._on_dot(code, now)
+            return
+        self._answered()
+        if stage == MAIL:
+            self._on_mail(code)
+        elif stage == RCPT:
+            self._on_rcpt(code)
+        else:
+            self._on_data(code)
+
+    def _count_dot(self, line: bytes) -> None:
+        """The positive reply to content, one line."""
+        if not self._tally.reply_again(DOT, line):
+            for code, enhanced, text in ReplyParser().feed(line):
+                self._tally.reply(DOT, code, enhanced, text)
+                self._tally.remember(DOT, code, enhanced, line)
 
     def _on_reply(self, code: int, enhanced: str, text: str) -> None:
-        if code == 421 or not self._awaited:  # RFC 5321 §3.8: 421 may come at any time
+        stage = self._stage
+        if code == 421 or stage == NOTHING:  # RFC 5321 §3.8: 421 may come at any time
             self._on_shutdown(code, enhanced, text)
             return
-        asked = self._awaited.popleft()
-        stage = asked & 15
         now = monotonic_ns()
+        sent = self._sent_ns
         if stage <= QUIT and (stage != AUTH or code != 334):
-            self._tally.record(stage, now - (asked >> 4))
-        if stage == DOT:
-            self._on_dot(code, enhanced, text, asked, now)
-            return
-        if code >= 400:
+            self._tally.record(stage, now - sent)
+        if code >= 400 or stage == DOT:
             self._tally.reply(stage, code, enhanced, text)
+        if stage == DOT:
+            self._on_dot(code, now)
+            return
+        self._answered()
         if stage == MAIL:
             self._on_mail(code)
         elif stage == RCPT:
@@ -200,31 +321,34 @@ class Session:
         elif stage == QUIT:
             self.transport.close()
         else:
-            self._on_set_up(stage, code, text, asked)
+            self._on_set_up(stage, code, text, sent)
 
     def _on_shutdown(self, code: int, enhanced: str, text: str) -> None:
         """The server takes its leave: what it did not answer it did not take."""
-        stage = self._awaited[0] & 15 if self._awaited else QUIT
+        stage = QUIT if self._stage == NOTHING else self._stage
         self._tally.reply(stage, code, enhanced, text)
-        if self._message is None and self._awaited:
+        if self._message is None and self._stage != NOTHING:
             self._source.trouble(f"{NAMES[stage]}: {code} {text}")
-        self._awaited.clear()
+        self._stage = NOTHING
+        self._behind.clear()
         self._is_closing = True
         while code == 421 and self._message is not None:
             self._refuse_open(code)
             self._end(monotonic_ns())
         self.transport.abort()
 
-    def _on_set_up(self, stage: int, code: int, text: str, asked: int) -> None:
+    # -- the set-up --------------------------------------------------------------------------------
+
+    def _on_set_up(self, stage: int, code: int, text: str, sent: int) -> None:
         if code >= 400:
             self._source.trouble(f"{NAMES[stage]}: {code} {text}")
             self.quit()
         elif stage == GREETING:
             self.hello()
         elif stage == STARTTLS:
-            self._source.start_tls(self, asked >> 4)
+            self._source.start_tls(self, sent)
         elif stage == AUTH:
-            self._on_auth(code, text, asked)
+            self._on_auth(code, text, sent)
         else:
             self._on_hello(text)
 
@@ -242,6 +366,8 @@ class Session:
             self.quit()
             return
         self._pipelining = plan.pipelining and "PIPELINING" in offered
+        # A leg speaks plain TCP, and hears one reply to the content.
+        self._is_plain = plan.tls == "off" and not self._pipelining and not (self._lmtp and plan.recipients > 1)
         self._eight_bit = "8BITMIME" in offered
         if plan.auth:
             self._authenticate(offered.get("AUTH", ""))
@@ -265,7 +391,7 @@ class Session:
         line = f"AUTH {mechanism}".encode()
         self._send(AUTH, line + b"\r\n" if first is None else line + b" " + sasl.encoded(first) + b"\r\n")
 
-    def _on_auth(self, code: int, text: str, asked: int) -> None:
+    def _on_auth(self, code: int, text: str, sent: int) -> None:
         if code != 334:
             self._exchange = None
             self._ready()
@@ -276,7 +402,7 @@ class Session:
         except (ValueError, StopIteration) as error:
             self._source.trouble(f"AUTH: {error or 'a challenge too many'}")
             answer, self._exchange = None, None
-        self._awaited.append(asked)  # the stage is the whole exchange
+        self._expect(AUTH, sent)  # the stage is the whole exchange
         # RFC 4954 §4: "*" cancels.
         self.transport.write(b"*\r\n" if answer is None else sasl.encoded(answer) + b"\r\n")
 
@@ -292,7 +418,7 @@ class Session:
     # -- transactions ------------------------------------------------------------------------------
 
     def _send(self, stage: int, octets: bytes) -> None:
-        self._awaited.append(monotonic_ns() << 4 | stage)
+        self._expect(stage, monotonic_ns())
         self.transport.write(octets)
 
     def _next(self) -> None:
@@ -324,15 +450,14 @@ class Session:
 
     def _transaction(self, message: Message, now: int) -> list[bytes]:
         """All of it for a server with PIPELINING: up to DATA, or with CHUNKING to the end of the content."""
-        awaited = self._awaited
-        awaited.append(now << 4 | MAIL)
+        self._expect(MAIL, now)
         for _ in message.rcpts:
-            awaited.append(now << 4 | RCPT)
+            self._expect(RCPT, now)
         if self._chunking:
             self._content_sent = True
-            awaited.append(now << 4 | DOT)
+            self._expect(DOT, now)
             return [self._mail(message), *message.rcpts, *message.content.chunk(self._head(message))]
-        awaited.append(now << 4 | DATA)
+        self._expect(DATA, now)
         return [self._mail(message), *message.rcpts, b"DATA\r\n"]
 
     def _on_mail(self, code: int) -> None:
@@ -362,7 +487,7 @@ class Session:
             self._send(RSET, b"RSET\r\n")
         elif self._chunking:
             self._content_sent = True
-            self._awaited.append(monotonic_ns() << 4 | DOT)
+            self._expect(DOT, monotonic_ns())
             self.transport.writelines(message.content.chunk(self._head(message)))
         else:
             self._send(DATA, b"DATA\r\n")
@@ -380,7 +505,7 @@ class Session:
         else:
             buffers = [b".\r\n"]  # RFC 2920 §3.1
         now = monotonic_ns()
-        self._awaited.append(now << 4 | DOT)
+        self._expect(DOT, now)
         # RFC 2920 §3.1: the next MAIL may stand behind the final dot.
         if self._pipelining and self._remaining:
             following = self._supply.take()
@@ -390,10 +515,9 @@ class Session:
                 buffers += self._transaction(following, now)
         self.transport.writelines(buffers)
 
-    def _on_dot(self, code: int, enhanced: str, text: str, asked: int, now: int) -> None:
+    def _on_dot(self, code: int, now: int) -> None:
         message = self._message
         assert message is not None
-        self._tally.reply(DOT, code, enhanced, text)
         # RFC 2033 §4.2: one reply for each recipient that was taken; to chunks without any there is one.
         about = self._recipients
         is_last = True
@@ -409,9 +533,8 @@ class Session:
             if self._ledger is not None:
                 self._ledger.add(self._id(message), message.content.digest, [message.paths[index] for index in about])
         if is_last:
+            self._answered()
             self._end(now)
-        else:
-            self._awaited.appendleft(asked)
 
     # -- how messages end --------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from smtp_blaster.supply import NEVER_NS, Message, Supply
 from smtp_blaster.tally import HISTOGRAMS, NAMES, TLS, Tally
 from smtp_blaster.target import parse, resolve
 from smtp_blaster.timer import Timer
+from smtp_blaster.wire import Leg, Wire
 
 __all__ = ["Interval", "Plan", "Result", "Source"]
 
@@ -134,6 +135,7 @@ class Source:
         self._sessions: set[Session] = set()
         self._upgrades: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
+        self._wire: Wire | None = None
         self._limit: asyncio.Timeout | None = None
         self._measured = _Measured()
         self._ready_ns = 0  # when a connection was last ready for mail; 0 = never
@@ -156,6 +158,7 @@ class Source:
         self.supply.start(start_ns, duration_s(plan))
         self._measure(start_ns)
         self._timer = Timer(self._pace)
+        self._wire = Wire(asyncio.get_running_loop())
         clock = asyncio.create_task(self._keep_time())
         numbers = range(self._part, plan.connections, plan.processes)
         keepers = [asyncio.create_task(self._keep_connection(number)) for number in numbers]
@@ -171,6 +174,7 @@ class Source:
                 task.cancel()
             await asyncio.gather(*keepers, clock, *self._upgrades, return_exceptions=True)
             self._timer.close()
+            self._wire.close()
         for task in keepers:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -205,6 +209,22 @@ class Source:
         else:
             self._idle.append(session)
             self._arm()
+
+    def join(self, session: Session) -> Leg | None:
+        """A leg for a session that has nothing in flight, where the run has a wire."""
+        if self._wire is None:
+            return None
+        session.transport.pause_reading()
+        self._wire.outside -= 1
+        fd = session.transport.get_extra_info("socket").fileno()
+        return self._wire.join(fd, session, self.tally)
+
+    def leave(self, session: Session) -> None:
+        """The session's leg has ended: its transport reads again."""
+        assert self._wire is not None
+        self._wire.outside += 1
+        if not session.transport.is_closing():
+            session.transport.resume_reading()
 
     def trouble(self, text: str) -> None:
         """Why a connection is of no use."""
@@ -251,13 +271,17 @@ class Source:
     async def _serve(self, message: Message) -> bool:
         """A connection from beginning to end; False when it answered no message."""
         session = Session(self, message)
+        if self._wire is not None:
+            self._wire.outside += 1
         try:
             if await self._open(session):
                 await session.closed
         finally:
             if session.transport is not None:
-                session.transport.abort()
+                session.abort()
                 session.connection_lost(None)
+            if self._wire is not None:
+                self._wire.outside -= 1
             self._sessions.discard(session)
             with contextlib.suppress(ValueError):
                 self._idle.remove(session)
@@ -298,7 +322,7 @@ class Source:
             )  # fmt: skip
         except OSError as error:  # ssl.SSLError is one
             self.trouble(f"TLS: {error}")
-            session.transport.abort()
+            session.abort()
             return False
         if transport is None:
             return False
@@ -372,7 +396,7 @@ class Source:
                 task.cancel()
             for session in self._sessions:
                 if not session.is_ready:
-                    session.transport.abort()
+                    session.abort()
 
     async def _keep_time(self) -> None:
         plan = self.plan
@@ -393,7 +417,7 @@ class Source:
                 self._interval()
                 for session in self._sessions:
                     if session.is_overdue(now, int(plan.timeout_s * 1e9), int(QUIT_S * 1e9)):
-                        session.transport.abort()
+                        session.abort()
             if self.supply.is_over(self.tally.in_flight):
                 self._release()
 

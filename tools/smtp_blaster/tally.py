@@ -26,16 +26,22 @@ SUB_BUCKETS = 2048  # the first power of two that resolves three digits
 HALF_BITS = 10
 BUCKETS = 33792  # of one histogram: index_of(HIGHEST_NS) lies in the last half
 ANSWERS_MAX = 1000
+ALIKE_OCTETS = 14  # of a reply line: as much as "250 2.123.123 "
 
 ACCEPTED, REFUSED, BROKEN = range(3)  # how a message ends
+
+# The same as C integers where this is compiled (tally.pxd).
+_highest_ns, _sub_buckets, _half_bits, _buckets = HIGHEST_NS, SUB_BUCKETS, HALF_BITS, BUCKETS
+_accepted, _refused, _message = ACCEPTED, REFUSED, MESSAGE
 
 
 def index_of(ns: int) -> int:
     """The bucket that counts such a time."""
+    ns = _highest_ns if ns > _highest_ns else max(ns, 0)
     shift = 0
-    while ns >> shift >= SUB_BUCKETS:
+    while ns >> shift >= _sub_buckets:
         shift += 1
-    return (shift << HALF_BITS) + (ns >> shift)
+    return (shift << _half_bits) + (ns >> shift)
 
 
 def value_of(index: int) -> int:
@@ -50,7 +56,7 @@ class Tally:
     """Counts from measure_from_ns on; messages that were due before are left out."""
 
     __slots__ = (
-        "_counts", "accepted", "answers", "broken", "in_flight", "interval", "last_ns",
+        "_alike", "_counts", "accepted", "answers", "broken", "in_flight", "interval", "last_ns",
         "late_starts", "measure_from_ns", "octets", "recipients_accepted", "refused", "retried",
     )  # fmt: skip
 
@@ -69,10 +75,11 @@ class Tally:
         self.interval: dict[int, int] = {}  # bucket → accepted messages since the owner emptied it
         # (stage, code, enhanced status) → [count, text of the first]
         self.answers: dict[tuple[int, int, str], list] = {}  # type: ignore[type-arg]
+        self._alike: dict[tuple[int, bytes], list] = {}  # type: ignore[type-arg]
 
     def record(self, stage: int, ns: int) -> None:
-        ns = min(max(ns, 0), HIGHEST_NS)
-        self._counts[stage * BUCKETS + index_of(ns)] += 1
+        index = stage * _buckets + index_of(ns)
+        self._counts[index] += 1
 
     def begin(self, start_ns: int, late: bool) -> None:
         self.in_flight += 1
@@ -84,14 +91,13 @@ class Tally:
         if start_ns < self.measure_from_ns:
             return
         self.last_ns = now_ns
-        if how == ACCEPTED:
+        if how == _accepted:
             self.accepted += 1
             self.octets += octets
-            ns = min(max(now_ns - start_ns, 0), HIGHEST_NS)
-            index = index_of(ns)
-            self._counts[MESSAGE * BUCKETS + index] += 1
-            self.interval[index] = self.interval.get(index, 0) + 1
-        elif how == REFUSED:
+            self.record(_message, now_ns - start_ns)
+            bucket = index_of(now_ns - start_ns)
+            self.interval[bucket] = self.interval.get(bucket, 0) + 1
+        elif how == _refused:
             self.refused += 1
         else:
             self.broken += 1
@@ -104,8 +110,26 @@ class Tally:
         elif len(self.answers) < ANSWERS_MAX:
             self.answers[key] = [1, text]
 
+    def remember(self, stage: int, code: int, enhanced: str, line: bytes) -> None:
+        """Lines that begin like this one are such replies, too."""
+        answer = self.answers.get((stage, code, enhanced))
+        if answer is not None and len(self._alike) < ANSWERS_MAX:
+            self._alike[stage, line[:ALIKE_OCTETS]] = answer
+
+    def reply_again(self, stage: int, line: bytes) -> bool:
+        """Counted, when a line that begins like this one was remembered."""
+        answer = self._alike.get((stage, line[:ALIKE_OCTETS]))
+        if answer is None:
+            return False
+        answer[0] += 1
+        return True
+
     def counts(self, stage: int) -> dict[int, int]:
         """Bucket → count, of those that have any."""
-        first = stage * BUCKETS
-        row = self._counts[first : first + BUCKETS]
-        return {index: count for index, count in enumerate(row) if count}
+        found = {}
+        first = stage * _buckets
+        for index in range(_buckets):
+            count = self._counts[first + index]
+            if count:
+                found[index] = count
+        return found

@@ -1,0 +1,16 @@
+import asyncio
+
+from smtp_blaster.session import Session
+from smtp_blaster.tally import Tally
+
+class Wire:
+    in_flight: int  # legs that await a reply
+    outside: int  # connections of the loop that are not legs; with any, nothing is waited for
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def close(self) -> None: ...
+    def join(self, fd: int, session: Session, tally: Tally) -> Leg: ...
+
+class Leg:
+    sent_ns: int  # when the command was sent whose reply is due; 0 = none
+    def begin(self, commands: list[bytes], content: list[bytes], chunking: bool) -> None: ...
+    def end(self) -> None: ...
