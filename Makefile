@@ -46,9 +46,9 @@ sanitizer:                          ## ASan + UBSan, and the native tests run un
 	@LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc $(BIN)/pytest -p no:cacheprovider tests/native
 
-crash: build                        ## kill, starve and break it for long: ROUNDS kills from SEED
-	@GATEWAY_KILL_ROUNDS=$(or $(ROUNDS),200) GATEWAY_KILL_SEED=$(or $(SEED),1) GATEWAY_CRASH_ROUNDS=$(or $(ROUNDS),200) \
-	  $(BIN)/pytest tests/crash
+crash: build                        ## kill, cut off and starve it for long: ROUNDS kills from SEED, tables to REPORT
+	@PYTHONPATH=.:tools:tests:tests/interop:tests/unit $(BIN)/python tests/crash/campaign.py --rounds $(or $(ROUNDS),200) \
+	  --seed $(or $(SEED),1) --states $(or $(STATES),0) $(if $(REPORT),--report $(REPORT))
 
 fuzz: build                         ## coverage-guided, with sanitizers: SECONDS in all (an hour), one TARGET or every
 	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600) $(TARGET)

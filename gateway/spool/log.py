@@ -87,11 +87,11 @@ class Log:
 
     def open(self, segments: list[Segment]) -> None:
         """Take over recovered segments and begin a fresh one.  Blocking.  Trouble is noted, not raised."""
+        slots = [int(p.stem) for p in self.directory.glob("*.log") if p.stem.isdecimal()]
+        self._next_slot = max(slots, default=0) + 1
         unused = []
         for segment in segments:
             self._next_sequence = max(self._next_sequence, segment.sequence + 1)
-            if segment.path.stem.isdecimal():
-                self._next_slot = max(self._next_slot, int(segment.path.stem) + 1)
             if segment.empty and segment.size == self.settings.segment_octets:
                 unused.append(segment)
             else:

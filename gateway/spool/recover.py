@@ -4,8 +4,8 @@
               is passed over before its envelope is read
     Files     <root>/damaged/<partition>-<sequence>-<offset>.octets and .json: what could not be understood
     Limits    memory for one segment; a gigabyte of log takes one to two seconds (checksums are native)
-    Errors    damage is set aside and reported, never dropped in silence, and never stops the start; OSError only
-              when the directory itself cannot be read
+    Errors    damage is set aside and reported, never dropped in silence, and never stops the start; OSError when the
+              directory or a file in it cannot even be opened: to start without what it holds would lose it
     Blocking  yes
 
 A tail that ends in the middle of a record is normal after a crash: that group was never acknowledged.  It is set aside
@@ -456,15 +456,26 @@ def _read_report(path: Path) -> Damage | None:
 
 
 def _set_file_aside(path: Path, size: int, damaged: Path, recovery: Recovery) -> None:
-    """A file in which nothing can be recognised.  One that is only zeros was being made when the machine stopped."""
+    """A file in which nothing can be recognised.  One that is only zeros was being made when the machine stopped.
+
+    What the disk refuses leaves it where it is, in nobody's way.
+    """
     with path.open("rb") as file:
         empty = not any(any(block) for block in iter(lambda: file.read(READ_OCTETS), b""))
-    if empty:
-        path.unlink()
-        return
-    damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept = damaged / f"{path.parent.name}-{path.name}-{time.time_ns()}"
-    path.rename(kept)
+    try:
+        if empty:
+            path.unlink()
+            return
+        damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.rename(kept)
+        sync_directory(damaged)
+        sync_directory(path.parent)
+    except OSError as error:
+        logger.error("spool: cannot move %s out of the way: %s", path, error.strerror)
+        if empty:
+            return
+        kept = path
     what = "nothing in this file can be recognised"
     recovery.damaged.append(Damage(str(path), 0, 0, size, [], True, what, str(kept)))
     logger.error("spool: %s: %s; kept as %s", path, what, kept)

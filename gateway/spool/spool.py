@@ -90,8 +90,14 @@ class Spool:
     # -- start and stop ----------------------------------------------------------------------------------------------
 
     def recover(self) -> Recovery:
-        """Read the log; the messages that still need something, oldest first.  Blocking, once, before attach()."""
-        recovery = recover_partition(self.directory, self.root / "damaged")
+        """Read the log; the messages that still need something, oldest first.  Blocking, once, before attach().
+
+        Raises SpoolError when a segment cannot be opened: its mail would be missing.
+        """
+        try:
+            recovery = recover_partition(self.directory, self.root / "damaged")
+        except OSError as error:
+            raise SpoolError(f"{error.filename or self.directory}: {error.strerror}") from error
         self._clock = max(self._clock, recovery.clock)
         self.count = len(recovery.messages)
         self._known = {stored.number for stored in recovery.messages}

@@ -21,7 +21,7 @@ import pytest
 POINTS = {
     "any": "whichever comes next",
     "partition lock": "open of a partition's lock by its worker",
-    "segment create": "open(O_CREAT|O_EXCL) of a segment",
+    "segment create": "open of a segment that is not there yet",
     "segment allocate": "posix_fallocate of its whole length",
     "segment probe": "first write of its last block, to learn which way of writing the disk takes",
     "segment fill": "zeros written through it once",

@@ -2,7 +2,8 @@
 
     Owns      KillCampaign (the rounds), KillReport (what came of them)
     Flow      round: choose point, moment and victim → load → death → start again; at the end all mail has to be there
-    Limits    a round that does not reach its point within its load is counted as such and comes again
+    Limits    a round that does not reach its point within its load is counted as such; at the end come up to MORE
+              rounds for every point that nobody died at
     Errors    AssertionError from judge() when the ledgers say that something is wrong
 
 What is promised: all that the source got a 250 for is at the sink, unaltered.  It may be there twice when the next hop
@@ -18,7 +19,7 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -51,9 +52,10 @@ LOAD = (
     {"connections": 2, "size_octets": 600_000, "rate": 6.0},
 )
 BURST_S = 1.0
+MORE = 4
 
 RANDOM = "at random"
-AT_START = ("partition lock", *(name for name in NAMES if name.startswith("recovery: ")))
+AT_START = ("partition lock", "header reuse", *(name for name in NAMES if name.startswith("recovery: ")))
 AT_ADOPTION = tuple(name for name in NAMES if name.startswith("adoption: "))
 NEVER_ALONE = ("any",)
 # Where half of it can be done.
@@ -106,7 +108,7 @@ class KillReport(msgspec.Struct, kw_only=True):
     altered: int
     duplicated: int
     in_window: int  # of these: delivered before our record of the first delivery was on disk
-    widest_window_ms: float  # from the next hop's taking it to the kill
+    widest_window_ms: float  # between the next hop's taking it and the kill
     unpromised: int  # taken by us, the 250 lost with the connection
 
     @property
@@ -165,21 +167,38 @@ class KillCampaign:
     # -- rounds ------------------------------------------------------------------------------------
 
     def run(self, progress: Callable[[int, str], None] = lambda done, what: None) -> None:
+        """All rounds, then up to MORE for every point that nobody died at."""
         orders = self._orders()
         for number in range(self.rounds):
-            order = next(orders)
-            progress(number, f"{order.scope} {order.when} {order.point}")
-            if number % 8 == 0:
-                self._rig.configure(write_method=self._chance.choice(("auto", "dsync")))
-            if order.point in AT_ADOPTION:
-                self._adoption_round(order)
-            elif order.point in AT_START:
-                self._start_round(order)
-            else:
-                self._load_round(order)
-            if self._rig.gateway.process.poll() is not None or len(self._rig.workers()) < 2:
-                self._restart()
+            self._round(next(orders), number, progress)
+        for _ in range(MORE):
+            for point in self._missed():
+                whens = ("before", "after", *(["midway"] if point in TORN else []))
+                order = Order(point, self._chance.choice(whens), "everything")
+                self._round(order, self.rounds, progress)
+                self.rounds += 1
         progress(self.rounds, "the last mail")
+
+    def obey(self, orders: Sequence[Order]) -> None:
+        """These rounds and no other."""
+        for number, order in enumerate(orders):
+            self._round(order, number, lambda done, what: None)
+
+    def _round(self, order: Order, number: int, progress: Callable[[int, str], None]) -> None:
+        progress(number, f"{order.scope} {order.when} {order.point}")
+        if order.point in AT_ADOPTION:
+            self._adoption_round(order)
+        elif order.point in AT_START:
+            self._start_round(order)
+        else:
+            self._load_round(order)
+        if self._rig.gateway.process.poll() is not None or len(self._rig.workers()) < 2:
+            self._restart(write_method=self._chance.choice(("auto", "auto", "dsync")))
+
+    def _missed(self) -> list[str]:
+        kills = self._control.kills_of
+        named = [name for name in NAMES if name not in NEVER_ALONE]
+        return [name for name in named if not any(kills(name, when) for when in WHENS)]
 
     def _orders(self) -> Iterator[Order]:
         """Every point at every moment, again and again, and blind blows between them."""
@@ -365,15 +384,16 @@ class KillCampaign:
         return in_window, outside
 
     def _widest_window_ms(self) -> float:
-        """Of all duplicates: from the arrival of one to the kill behind it."""
+        """Of all duplicates: between the arrival of the first and the nearest kill."""
         kills = sorted([*self._kills_ns, *self._deaths()])
-        widest = 0
-        for times in self._arrivals.values():
-            for first, again in zip(sorted(times), sorted(times)[1:], strict=False):
-                between = [at for at in kills if first <= at <= again]
-                if between:
-                    widest = max(widest, between[0] - first)
-        return widest / 1e6
+        return max(
+            (
+                min(abs(at - first) for at in kills) / 1e6
+                for times in self._arrivals.values()
+                for first in sorted(times)[:-1]
+            ),
+            default=0.0,
+        )
 
     def _deaths(self) -> list[int]:
         return [self._control.death[i].at_ns for i in range(min(self._control.deaths, 4096))]

@@ -5,17 +5,21 @@
     Limits    states_max in all generations together
     Errors    AssertionError when a promise was broken, with generation and state; what was left is kept in scratch
 
-Each generation begins on a disk that a power loss left, so recovery itself is under power loss, too.  Every fourth
-takes over a partition, every third has a write or a sync that fails.  The model of the disk: powerloss.py.
+Each generation begins on a disk that a power loss left, so recovery itself is under power loss, too; after CHAIN of
+them comes a new disk.  The last of a chain takes over a partition.  In every other chain a write or a sync fails now
+and then.  The model of the disk: powerloss.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -29,6 +33,7 @@ from gateway.spool.spool import Spool
 
 METHODS = ("direct", "dsync", "fdatasync")
 SECTORS = (4096, 512)
+CHAIN = 6
 SECOND_LIFE = 25  # every so manieth state is lived on
 
 Tree = dict[str, bytes | None]
@@ -76,6 +81,7 @@ class PowerCampaign:
         self._control = make_control(scratch / "control")
         self._base: Tree = {}
         self._model: dict[str, bytes] = {}
+        self._failed = False  # some write of this chain
         self._serial = 0
         self._summary = Summary()
         self._acknowledged = self._events = self._adoptions = self._failures = self._lives = 0
@@ -84,10 +90,14 @@ class PowerCampaign:
         started = time.monotonic()
         for number in range(self.generations):
             method = METHODS[number % 3]
-            adopts = number % 4 == 3
-            fails = number % 3 == 2 or number % 5 == 1
+            chain, place = divmod(number, CHAIN)
+            if not place:
+                self._base, self._model, self._failed = {}, {}, False
+            adopts = place == CHAIN - 1
+            fails = chain % 2 == 1 and place % 3 == 1
+            self._failed |= fails
             trace = self.record(method, adopts=adopts, fails=fails)
-            self._judge_all(number, trace, adopts, progress)
+            self.judge_all(number, trace, adopts, progress)
         shutil.rmtree(self._states_at, ignore_errors=True)
         return PowerReport(
             generations=self.generations,
@@ -126,8 +136,12 @@ class PowerCampaign:
         self._acknowledged += sum(mark.startswith(b"A") for mark in trace.marks)
         return trace
 
-    def _judge_all(
-        self, number: int, trace: Trace, adopts: bool, progress: Callable[[int, str], None]
+    def judge_all(
+        self,
+        number: int,
+        trace: Trace,
+        adopts: bool = False,
+        progress: Callable[[int, str], None] = lambda tried, what: None,
     ) -> None:
         """Recover every state, and leave one of them to the next generation."""
         sector = SECTORS[number % 2]
@@ -164,13 +178,13 @@ class PowerCampaign:
         if adopts and (root / "1").exists():
             spool = Spool(root, worker=0, settings=SETTINGS)
             try:
-                found = contents(spool.recover())
-                found |= contents(spool.adopt(root / "1"))
+                found = contents(spool.recover(), failed=self._failed)
+                found |= contents(spool.adopt(root / "1"), failed=self._failed)
             finally:
                 spool.close()
         elif (root / "0").exists():
             recovery = recover_partition(root / "0", root / "damaged")
-            found = contents(recovery)
+            found = contents(recovery, failed=self._failed)
             for segment in recovery.segments:
                 segment.close()
         else:
@@ -187,11 +201,22 @@ class PowerCampaign:
             rig.open()
             stored = rig.store(b"one more", prefix=b"")
             assert stored.queue_id not in found
-            again = contents(rig.reopen())
+            again = contents(rig.reopen(), failed=self._failed)
         finally:
             rig.end()
         assert again == {**found, stored.queue_id: b"one more"}
         self._lives += 1
+
+
+@contextlib.contextmanager
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """A directory in memory for the states, which are written and read by the thousand."""
+    shm = Path("/dev/shm")
+    if not os.access(shm, os.W_OK):
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir=shm, prefix="gateway-crash-") as directory:
+        yield Path(directory)
 
 
 def mutants(scratch: Path, seed: int, memory: Path | None = None) -> dict[str, str]:
@@ -207,7 +232,7 @@ def mutants(scratch: Path, seed: int, memory: Path | None = None) -> dict[str, s
         trace = campaign.record(method).without(left_out)
         outcome[f"{method} without {left_out}"] = ""
         try:
-            campaign._judge_all(0, trace, False, lambda tried, what: None)
+            campaign.judge_all(0, trace)
         except AssertionError as error:
             outcome[f"{method} without {left_out}"] = str(error)
     return outcome

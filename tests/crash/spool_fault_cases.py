@@ -12,7 +12,8 @@ from msgspec import structs
 from spool_rig import SMALL, Rig, make_envelope
 
 from gateway.spool.record import PENDING, RELAYED
-from gateway.spool.spool import SpoolFull, Stored
+from gateway.spool.recover import Recovery
+from gateway.spool.spool import SpoolError, SpoolFull, Stored
 
 METHODS = ("direct", "dsync", "fdatasync")
 
@@ -37,6 +38,10 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, control: Control):
 
 def ids(rig: Rig) -> list[str]:
     return [stored.queue_id for stored in rig.reopen().messages]
+
+
+def ids_of(recovery: Recovery) -> list[str]:
+    return [stored.queue_id for stored in recovery.messages]
 
 
 def fail_writes(rig: Rig, control: Control, error: int, count: int) -> None:
@@ -261,3 +266,75 @@ def test_no_segment_at_start(tmp_path: Path, control: Control):
     stored = rig.store()
     assert ids(rig) == [stored.queue_id]
     rig.end()
+
+
+def test_a_segment_that_cannot_be_opened_stops_the_start_and_loses_nothing(
+    tmp_path: Path, control: Control
+):
+    rig = Rig(tmp_path)
+    rig.open()
+    stored = rig.store(b"kept")
+    rig.close()
+    control.open_errno = errno.EIO
+    with pytest.raises(SpoolError, match=os.strerror(errno.EIO)):
+        rig.open()
+    rig.close()
+    control.clear()
+    assert [m.queue_id for m in rig.open().messages] == [stored.queue_id]
+    rig.end()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 70_000, b"?" * 70_000])
+def test_what_cannot_be_moved_out_of_the_way_stays_in_nobodys(
+    tmp_path: Path, control: Control, content: bytes
+):
+    rig = Rig(tmp_path)
+    rig.open()
+    stored = rig.store(b"kept")
+    rig.close()
+    foreign = tmp_path / "0" / "000777.log"
+    foreign.write_bytes(content)
+    control.rename_errno = control.unlink_errno = errno.EROFS
+    recovery = rig.open()
+    assert [m.queue_id for m in recovery.messages] == [stored.queue_id]
+    assert foreign.read_bytes() == content
+    assert [d.kept_as for d in recovery.damaged] == ([str(foreign)] if b"?" in content else [])
+    again = rig.store(b"more")
+    assert ids(rig) == [stored.queue_id, again.queue_id]
+    control.clear()
+    rig.reopen()
+    assert not foreign.exists()
+    rig.end()
+
+
+def test_what_cannot_be_read_at_the_start_is_reported_and_the_rest_is_there(
+    tmp_path: Path, control: Control
+):
+    rig = Rig(tmp_path, structs.replace(SMALL, memory_octets=0))
+    rig.open()
+    kept = [rig.store(b"kept %d" % i) for i in range(3)]
+    control.read_errno = errno.EIO  # bodies, while it serves
+    with pytest.raises(SpoolError):
+        rig.read(kept[0])
+    control.clear()
+    assert rig.read(kept[0]).endswith(b"kept 0")
+    assert not kept[0].held, "what could not be read once is tried again"
+    rig.close()
+    control.read_count, control.read_errno = 2, errno.EIO  # the header, then its copy is read
+    assert ids_of(rig.open()) == [m.queue_id for m in kept]
+    rig.end()
+
+
+def test_a_message_is_not_touched_by_a_quota(rig: Rig, control: Control):
+    before = rig.store(b"before")
+    fail_writes(rig, control, errno.EDQUOT, 1)
+    stored, problem = rig.commit(b"over")
+    assert stored is None and problem is not None and problem.reply.code == 451
+    rig.until(lambda: rig.spool.health is None)
+    assert ids(rig) == [before.queue_id]
+    control.allocate_errno = errno.EDQUOT
+    for _ in range(200):
+        stored, problem = rig.commit(bytes(6000))
+        if stored is None:
+            break
+    assert isinstance(problem, SpoolFull) and problem.reply.code == 452

@@ -1,0 +1,8 @@
+"""The rig of the spool's unit tests is this folder's, too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))

@@ -1,0 +1,43 @@
+"""Power losses of the spool, a few of each kind; `make crash` tries many more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from power_campaign import PowerCampaign, in_memory, mutants
+from powerloss import DATASYNC, OPEN, WRITE
+
+pytestmark = pytest.mark.crash
+
+
+def test_all_that_was_acknowledged_is_there(tmp_path: Path):
+    with in_memory(tmp_path) as memory:
+        report = PowerCampaign(
+            tmp_path, seed=1, generations=12, states_max=1000, messages=30, memory=memory
+        ).run()
+    assert report.tried > 800 and report.adoptions == 2 and report.failures == 2
+
+
+def test_a_sync_that_is_left_out_is_noticed(tmp_path: Path):
+    with in_memory(tmp_path) as memory:
+        outcome = mutants(tmp_path, 1, memory)
+    assert all(outcome.values()), outcome
+
+
+def test_after_a_failed_sync_a_file_is_never_written_again(tmp_path: Path):
+    """Nobody knows what its pages hold: no later sync of it may be the reason for a 250."""
+    trace = PowerCampaign(tmp_path, seed=1, generations=1, states_max=1).record(
+        "fdatasync", fails=True
+    )
+    failed = [
+        (at, event) for at, event in enumerate(trace.events) if event.ended and event.result < 0
+        if event.kind == DATASYNC
+    ]  # fmt: skip
+    assert len(failed) == 1
+    ((at, event),) = failed
+    begun = next(e for e in trace.events if e.call == event.call)
+    for later in trace.events[at + 1 :]:
+        if later.kind == OPEN and later.file == begun.file:
+            break  # another file with the number of the removed one
+        assert later.kind not in (WRITE, DATASYNC) or later.file != begun.file
