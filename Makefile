@@ -11,7 +11,7 @@ NATIVE := $(wildcard _native/*.pyx _native/*.pxd _native/*.h gateway/*/*.pxd too
           $(wildcard $(patsubst %.pxd,%.py,$(wildcard gateway/*/*.pxd tools/*/*.pxd)))
 BUILT  := $(VENV)/.built-$(GATEWAY_BUILD)
 
-.PHONY: run test bench bench-peers lint build debug sanitizer crash fuzz clean
+.PHONY: run test bench bench-peers overload soak lint build debug sanitizer crash fuzz clean
 
 run: build                          ## the demo: local mail for example.test on unprivileged loopback ports
 	@test -f run/edge.toml || $(BIN)/gateway init --demo run/
@@ -31,6 +31,12 @@ bench: build                        ## the kernels, as ratios to what else does 
 bench-peers: build                  ## side by side with Postfix, smtp-sink and whoever else is installed
 	@tools/install_peers --bench
 	@$(BIN)/python -m benches.peers
+
+overload: build                     ## twice the load that can be borne, for SECONDS (60); OUT=DIR keeps everything
+	@$(BIN)/python -m benches.campaigns overload --seconds $(or $(SECONDS),60) $(if $(OUT),--out $(OUT)) $(if $(REPORT),--report $(REPORT))
+
+soak: build                         ## mixed mail for DURATION seconds (3600), with kills, reloads and restarts from SEED
+	@$(BIN)/python -m benches.campaigns soak --seconds $(or $(DURATION),3600) --seed $(or $(SEED),1) $(if $(OUT),--out $(OUT)) $(if $(REPORT),--report $(REPORT))
 
 lint: build
 	@$(BIN)/ruff check .
