@@ -5,7 +5,6 @@ The slices always do the same work: a fixed seed and number of inputs (a machine
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -29,18 +28,9 @@ def test_inputs_that_were_kept(name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def fuzz_build() -> None:
-    try:
-        build.make()
-    except build.Unavailable as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-
-
+@pytest.mark.usefixtures("fuzz_build")
 @pytest.mark.parametrize("name", targets.names())
-def test_a_slice_finds_nothing(name: str, fuzz_build: None) -> None:
+def test_a_slice_finds_nothing(name: str) -> None:
     target = targets.load(name)
     progress = Progress()
     Slice(target, progress, grow=False).run(seconds=SLICE_S, runs=target.runs, seed=1)

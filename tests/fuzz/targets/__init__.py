@@ -57,9 +57,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Target:
-    """Imports the target, and with it the code that it fuzzes.  Raises KeyError."""
-    if name not in names():
-        raise KeyError(name)
+    """Imports the target, and with it the code that it fuzzes."""
     module = importlib.import_module(f"tests.fuzz.targets.{name}")
     return Target(
         name,
