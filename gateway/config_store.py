@@ -37,6 +37,15 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
     batch_octets: Annotated[
         int, _count(65536, 1024 * MIB, "the same, of their content; one message may be larger")
     ] = 8 * MIB
+    gather_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            10.0,
+            "deliveries to one account within this time share a transaction; the first after a pause "
+            "is done at once (Dovecot tells its sessions after 0.5 s)",
+        ),
+    ] = 0.25
     waiting_octets: Annotated[
         int,
         _count(

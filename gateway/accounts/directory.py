@@ -3,7 +3,8 @@
 Owns      Directory
 Flow      resolve(forward_path) → aliases → account → sub-address → catch-all → Deliveries, Unknown or Unavailable
           verify(user, password): the sources in their order, the first that knows the user decides
-Limits    accounts.alias_depth, accounts.alias_targets; MISSES remote look-ups for one address
+Limits    accounts.alias_depth, accounts.alias_targets; MISSES remote look-ups for one address; RECENT_S, for which
+          an address that leads somewhere keeps leading there
 Errors    Unavailable and SourceError are transient; an alias that leads in a circle is Unavailable, too:
           somebody will repair it, and the mail must not bounce until then
 Blocking  embedded and file sources answer at once, ldap and http in a task: then done() is called later
@@ -17,6 +18,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -38,6 +40,9 @@ from gateway.protocol.scram import ScramKeys
 
 logger = logging.getLogger(__name__)
 
+# A message is asked for at RCPT and again at its delivery, and a burst comes for one address.
+RECENT_S = 1.0
+RECENT_MAX = 10_000
 MISSES = 100  # more remote look-ups than this for one address: an alias to a long list elsewhere
 
 
@@ -58,14 +63,24 @@ class Directory:
         self._database = database
         self._is_local = is_local
         self._tasks: set[asyncio.Task[None]] = set()
+        self._recent: dict[str, tuple[float, Deliveries]] = {}  # until when, what
 
     # -- mail ----------------------------------------------------------------------------------------------------------
 
     def resolve(self, forward_path: str, done: Callable[[Resolution], None]) -> None:
         """Where mail for the address goes; done() is called before this returns unless a remote source is asked."""
+        recent = self._recent.get(forward_path)
+        if recent is not None and monotonic() < recent[0]:
+            done(recent[1])
+            return
         known: dict[tuple[Source, str], Account | None] = {}
         try:
-            done(self._resolve(forward_path, known))
+            found = self._resolve(forward_path, known)
+            if isinstance(found, Deliveries):
+                if len(self._recent) >= RECENT_MAX:
+                    self._recent.clear()
+                self._recent[forward_path] = (monotonic() + RECENT_S, found)
+            done(found)
         except _Miss as miss:
             self._later(self._ask_and_resolve(forward_path, known, miss, done))
 

@@ -29,7 +29,7 @@ from gateway.store.model import Delivered, Delivery, Quota
 from gateway.store.store import Store
 
 # The store takes what it is given and makes batches of it; beyond, jobs wait in the queue where they can be seen.
-IN_FLIGHT = 1000
+IN_FLIGHT = 5000
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -161,6 +161,7 @@ class _Transaction:
                     origin=f"{job.queue_id} {index}",
                     received_at=envelope.received_at // 10**9,
                     again=again,
+                    urgent=envelope.durability == "inline",
                     quota=target.quota,
                 ),
                 partial(done, account=target.account),

@@ -98,6 +98,7 @@ class Delivery(msgspec.Struct):
     origin: str = ""  # queue id, SP, index of the recipient; empty: it did not come by mail
     received_at: int = 0  # again: not delivered before then (seconds since 1970)
     again: bool = False
+    urgent: bool = False  # somebody waits for it: it is not gathered with others to come
     quota: Quota = Quota()
     create: bool = False  # make the mailbox when it does not exist
 

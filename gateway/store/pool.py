@@ -7,7 +7,8 @@
     Blocking  threads only; the loop waits for nothing
 
 Everything that waits on an account while another transaction runs is done in the next turn: deliveries of one turn
-share a transaction.  All bookkeeping is the loop's; a thread only takes from the deques of the slot it was given.
+share a transaction, and so do those that come within gather_s of the one before.  All bookkeeping is the loop's; a
+thread only takes from the deques of the slot it was given.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Slot:
     """One account in this worker: what waits for it, and its open file."""
 
     __slots__ = (
-        "busy", "close", "deliveries", "directory", "file", "jobs", "name",
+        "busy", "close", "deliveries", "directory", "due_at", "file", "jobs", "name", "timer",
     )  # fmt: skip
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -52,6 +53,8 @@ class Slot:
         self.deliveries: deque[tuple[Delivery, int, DeliveryDone]] = deque()
         self.busy = False  # in the run queue, or in a thread
         self.close = False  # the next turn closes the file
+        self.due_at = 0.0  # loop time from which on deliveries are not gathered any more
+        self.timer: asyncio.TimerHandle | None = None  # runs until then
 
 
 # What a job's result means for others: (mailbox id, modseq) pairs.
@@ -106,12 +109,15 @@ class Pool:
         if slot is not None:
             self._waiting_octets += octets
             slot.deliveries.append((delivery, octets, done))
-            self._schedule(slot)
+            self._gather(slot, delivery.urgent)
 
     async def close(self) -> None:
         """What was submitted is done; then nothing is taken any more, and all files are closed."""
         self._closed = True
-        while any(slot.busy for slot in self._slots.values()):
+        for slot in self._slots.values():
+            if slot.deliveries:
+                self._schedule(slot)
+        while any(slot.busy or slot.deliveries for slot in self._slots.values()):
             self._idle.clear()
             await self._idle.wait()
         for slot in self._slots.values():
@@ -140,7 +146,25 @@ class Pool:
             self._slots[account] = slot
         return slot
 
+    def _gather(self, slot: Slot, urgent: bool) -> None:
+        """Deliveries that follow each other soon share a transaction; the first after a pause is done at once."""
+        if slot.busy:
+            return
+        if (
+            urgent
+            or self._closed
+            or slot.jobs
+            or len(slot.deliveries) >= self._settings.batch_messages
+            or self._loop.time() >= slot.due_at
+        ):
+            self._schedule(slot)
+        elif slot.timer is None:
+            slot.timer = self._loop.call_at(slot.due_at, self._schedule, slot)
+
     def _schedule(self, slot: Slot) -> None:
+        if slot.timer is not None:
+            slot.timer.cancel()
+            slot.timer = None
         if not slot.busy:
             slot.busy = True
             self._queue.put(slot)
@@ -155,8 +179,10 @@ class Pool:
             slot.busy = False
             done += results
             notices += told
-            if slot.jobs or slot.deliveries:
+            if slot.jobs:
                 self._schedule(slot)
+            elif slot.deliveries:
+                self._gather(slot, any(one[0].urgent for one in slot.deliveries))
             elif slot.file is None:
                 self._slots.pop(slot.name, None)
             else:
@@ -209,6 +235,7 @@ class Pool:
         slot.close = False
         if slot.deliveries:
             self._deliver(slot, results, notices)
+            slot.due_at = self._loop.time() + self._settings.gather_s
         for _ in range(JOBS_PER_TURN):
             if not slot.jobs:
                 break

@@ -96,6 +96,26 @@ async def test_deliveries_that_wait_share_a_transaction(
 
 
 @on_loop
+async def test_deliveries_that_follow_soon_are_gathered(tmp_path: Path) -> None:
+    store = Store(tmp_path, StoreConfig(gather_s=10.0))
+    first = await deliver(store, "a@x")  # at once
+    waiting = [deliver(store, "a@x"), deliver(store, "a@x")]
+    assert isinstance(await deliver(store, "b@x"), Delivered)  # others are not concerned
+    assert not any(one.done() for one in waiting)
+    assert await uids(store.account("a@x")) == [1, 2, 3]  # who asks sees what is there
+    modseqs = [
+        one.modseq for one in (first, *await asyncio.gather(*waiting)) if isinstance(one, Delivered)
+    ]
+    assert modseqs == [2, 3, 3]
+    late = deliver(store, "a@x")
+    urgent = deliver(store, "a@x", urgent=True)
+    assert {(await urgent).modseq, (await late).modseq} == {4}  # type: ignore[union-attr]
+    last = deliver(store, "a@x")
+    await store.close()
+    assert isinstance(last.result(), Delivered)
+
+
+@on_loop
 async def test_a_batch_is_bounded_in_octets_too(tmp_path: Path) -> None:
     store = Store(tmp_path, StoreConfig(threads=1, batch_octets=65536, waiting_octets=200_000))
     loop = asyncio.get_running_loop()
