@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from binascii import a2b_qp
 
 from gateway._native import (
@@ -39,6 +40,7 @@ _ENCODABLE_MESSAGES = (
     b"message/global-delivery-status",
     b"message/global-disposition-notification",
 )
+_NOT_IN_HEADERS = re.compile(rb"\0|\r(?!\n|\Z)")
 _QUESTION_MARKS = bytes(c if 0 < c < 128 else ord("?") for c in range(256))
 
 
@@ -86,6 +88,7 @@ class _Converter:
             sealed.append(
                 parent >= 0 and (sealed[parent] or self.parts[parent].media_type in _SEALED)
             )
+        self.repair_headers(sealed)
         for part, inner, is_sealed in zip(self.parts, children, sealed, strict=True):
             # RFC 6152 is about bodies: a header in UTF-8 needs SMTPUTF8 and has no 7-bit form here
             if part.header_eight_bit and not self.allow_8bit:
@@ -99,6 +102,18 @@ class _Converter:
             else:
                 self.convert_leaf(part)
         return self.edited() if self.possible else None
+
+    def repair_headers(self, sealed: list[bool]) -> None:
+        """RFC 5322 §2.2 has no NUL and no bare CR: SP takes their place, as in mail that comes by DATA."""
+        repaired: bytearray | None = None
+        for part, is_sealed in zip(self.parts, sealed, strict=True):
+            header = self.content[part.header_start : part.header_end]
+            if _NOT_IN_HEADERS.search(header):
+                self.possible &= not is_sealed
+                repaired = repaired or bytearray(self.content)
+                repaired[part.header_start : part.header_end] = _NOT_IN_HEADERS.sub(b" ", header)
+        if repaired is not None:
+            self.content = bytes(repaired)
 
     def edited(self) -> bytes:
         if not self.edits:
@@ -192,11 +207,14 @@ class _Converter:
             # RFC 1428 §3: 8-bit text of which nobody said what it is
             added.append(b"Content-Type: text/plain; charset=unknown-8bit")
         header = self.content[part.header_start : part.header_end]
-        is_root = part.parent < 0 or self.parts[part.parent].media_type.startswith(b"message/")
+        above = self.parts[part.parent] if part.parent >= 0 else None
+        is_root = above is None or above.media_type.startswith(b"message/")
         if is_root and find_field(header, b"MIME-Version") is None:
             added.append(b"MIME-Version: 1.0")
         if part.header_end == part.body_start:  # the empty line was missing
             added.append(b"")
+        if above is not None and above.body_start == above.header_end == part.header_end:
+            added.insert(0, b"")  # ... and so it was above: these would be fields of that header
         if added:
             octets = b"".join(line + self.newline for line in added)
             self.edits.append((part.header_end, part.header_end, octets))
