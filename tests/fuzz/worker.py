@@ -2,7 +2,8 @@
 
     python -m tests.fuzz.worker TARGET [libFuzzer arguments]      in the environment of build.environment()
 
-Python code of the gateway is instrumented as it is imported; its C code was by the compiler.
+Python code of the gateway (and tomllib, which reads its configuration) is instrumented as it is imported; C code was by
+the compiler.
 """
 
 from __future__ import annotations
@@ -18,19 +19,13 @@ from tests.fuzz.build import LIB, launcher
 
 def main() -> None:
     _, name, *arguments = sys.argv
-    with atheris.instrument_imports(include=["gateway"]):
+    with atheris.instrument_imports(include=["gateway", "tomllib"]):
         target = targets.load(name)
         import gateway._native
     assert str(gateway._native.__file__).startswith(str(LIB)), "not the fuzz build"
     logging.lastResort = None  # only targets listen to what is logged
-    options = {}
-    if target.mutate is not None:
-        mutate = target.mutate
-        options["custom_mutator"] = lambda data, size, seed: mutate(
-            data, size, seed, atheris.Mutate
-        )
     # libFuzzer starts itself again by argv[0] for -merge and -minimize_crash.
-    atheris.Setup([str(launcher(name)), *arguments], target.check, **options)
+    atheris.Setup([str(launcher(name)), *arguments], target.check)
     atheris.Fuzz()
 
 

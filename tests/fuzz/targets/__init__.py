@@ -5,8 +5,6 @@ seeds()            inputs to begin with, beside corpus/<target>
 WORDS              octets worth trying as they are (libFuzzer's dictionary)
 MAX_OCTETS         of an input; 4096 when not given
 RUNS               how many inputs `make test` tries beyond the corpus
-mutate(data, max_octets, seed, basic)   optional: makes an input of another, where libFuzzer's own way breaks
-                                        too much; basic(data, max_octets) is that way
 """
 
 from __future__ import annotations
@@ -19,20 +17,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FUZZ = HERE.parent
 
-Basic = Callable[[bytes, int], bytes]
-Mutate = Callable[[bytes, int, int, Basic], bytes]
-
 
 @dataclass(frozen=True)
 class Target:
     name: str
-    purpose: str
     check: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]
     words: Sequence[bytes]
     max_octets: int
     runs: int
-    mutate: Mutate | None
 
     @property
     def corpus(self) -> Path:
@@ -61,11 +54,9 @@ def load(name: str) -> Target:
     module = importlib.import_module(f"tests.fuzz.targets.{name}")
     return Target(
         name,
-        (module.__doc__ or "").partition("\n")[0],
         module.check,
         getattr(module, "seeds", tuple),
         getattr(module, "WORDS", ()),
         getattr(module, "MAX_OCTETS", 4096),
         getattr(module, "RUNS", 5000),
-        getattr(module, "mutate", None),
     )
