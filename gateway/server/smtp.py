@@ -110,7 +110,7 @@ class SmtpSession:
         self._errors = 0
         self._reason = "quit"
         self._may_relay = False
-        self._submission: Submission | None = None  # on a submission service
+        self._submission: Any = None  # a Submission, on a submission service
         self._proto = "SMTP"
         self._started = 0.0
 
@@ -395,10 +395,27 @@ class SmtpSession:
             self.machine.reply(error.reply)
         elif service.memory.octets > service.memory.limit_octets:
             self.machine.reply(replies.OUT_OF_MEMORY)
-        elif service.overload.limited:
-            self._on_mail_under_load(service.overload)
         elif self._submission is not None:
-            self._ask(partial(self._submission.check_sender, reverse_path, self._answer))
+            self._ask(partial(self._submission.check_sender, reverse_path, self._sender_checked))
+        else:
+            self._accept_sender()
+
+    def _sender_checked(self, refusal: Reply | None) -> None:
+        if self._connection.closed:
+            return
+        self._waiting = False
+        if refusal is None:
+            self._accept_sender()
+        else:
+            self.machine.reply(refusal)
+        if not self._asking and not self._waiting:
+            self._pump()
+
+    def _accept_sender(self) -> None:
+        """250, unless the load is too high."""
+        overload = self._service.overload
+        if overload.limited:
+            self._on_mail_under_load(overload)
         else:
             self.machine.reply(replies.SENDER_OK)
 
@@ -446,11 +463,6 @@ class SmtpSession:
         self._waiting = False
         if not self._asking:  # the answer came later: the pump stands
             self._pump()
-
-    def _answer(self, reply: Reply) -> None:
-        if not self._connection.closed:
-            self.machine.reply(reply)
-            self._answered()
 
     def _resolved(self, recipient: env.Recipient, resolution: Resolution) -> None:
         """Whose mail the recipient's is, or nobody's."""
@@ -734,25 +746,19 @@ class SmtpSession:
             self.machine.mechanisms = offered
 
     def _on_auth(self, mechanism: str, initial: bytes | None) -> None:
-        assert self._submission is not None
         self._ask(partial(self._submission.start, mechanism, initial))
 
     def _on_auth_response(self, response: bytes, _b: object) -> None:
-        assert self._submission is not None
         self._ask(partial(self._submission.respond, response))
 
     def _on_auth_cancelled(self, _a: object, _b: object) -> None:
-        assert self._submission is not None
         self._submission.cancel()
 
     def _challenge(self, octets: bytes) -> None:
-        if not self._connection.closed:
-            self.machine.challenge(octets)
-            self._answered()
+        self.machine.challenge(octets)
+        self._answered()
 
     def _login_ended(self, outcome: Identity | Refusal) -> None:
-        if self._connection.closed:
-            return
         if isinstance(outcome, Identity):
             self.machine.reply(replies.AUTHENTICATED)
             self._may_relay = True

@@ -111,13 +111,13 @@ class Submission:
 
     # -- what it sends -------------------------------------------------------------------------------------------------
 
-    def check_sender(self, reverse_path: str, done: Callable[[Reply], None]) -> None:
-        """done(the reply to MAIL), before this returns unless a source of accounts must be asked."""
+    def check_sender(self, reverse_path: str, done: Callable[[Reply | None], None]) -> None:
+        """done(None or why not), before this returns unless a source of accounts must be asked."""
         identity = self.identity
         assert identity is not None
         # The null reverse-path is for notifications, which a client may send (RFC 8098 §3).
         if self._rules.any_sender or not reverse_path or reverse_path == identity.account.name:
-            done(replies.SENDER_OK)
+            done(None)
             return
 
         def judge(found: Resolution) -> None:
@@ -126,7 +126,7 @@ class Submission:
             elif isinstance(found, Deliveries) and any(
                 delivery.account.name == identity.account.name for delivery in found.local
             ):
-                done(replies.SENDER_OK)
+                done(None)
             else:
                 done(replies.SENDER_NOT_YOURS)
 

@@ -77,7 +77,10 @@ next_hop = ["smtpx://a"]
     assert found["staet_dir"] == (2, 'unknown; did you mean "state_dir"?')
     assert found["workers"][0] == 3
     assert "0 … 256" in found["workers"][1]
-    assert found["listen[1].service"] == (10, '"imap" is not allowed; use one of: smtp, submission, lmtp, pop3, pop2, http')
+    assert found["listen[1].service"] == (
+        10,
+        '"imap" is not allowed; use one of: smtp, submission, lmtp, pop3, pop2, http',
+    )
     assert found["listen[1].address"][0] == 11
     assert found["listen[1].tls"] == (
         12,
