@@ -35,7 +35,7 @@ from gateway.cli.init import self_signed
 MIB = 1 << 20
 HOUR_S = 3600.0
 DRAIN_S = 180.0
-QUIET_S = 5.0
+QUIET_S = 5.0  # before and twice after, for the descriptors; less when all of it is short
 
 RESTARTS_UNTIL = 0.25  # of the time
 JUDGED_FROM = 0.35
@@ -161,6 +161,7 @@ class Soak:
             name: free_port()
             for name in ("smtp", "lmtp", "http", "refusing", "returns", "delivered")
         }
+        self._quiet_s = min(QUIET_S, settings.seconds / 10)
         self._kills = site.where / "kills.tsv"
         self._events = {"kill": 0, "reload": 0, "restart": 0}
 
@@ -178,7 +179,7 @@ class Soak:
         site.start()
         with Sampler(site, min(3.0, max(0.5, settings.seconds / 1200))) as sampler:
             samples = sampler.samples
-            time.sleep(QUIET_S)
+            time.sleep(self._quiet_s)
             began = samples.now()
             vandals = Vandals(
                 self._ports["smtp"], seed=settings.seed, per_s=max(0.5, settings.rate / 60)
@@ -192,7 +193,7 @@ class Soak:
             site.wait_until_empty(DRAIN_S)
             samples.mark("queue empty")
             quiet = samples.now()
-            time.sleep(2 * QUIET_S)
+            time.sleep(2 * self._quiet_s)
         for tool in site.tools:
             tool.stop()
         verdict = self._judge(samples, runs, (began, ended, quiet))
@@ -293,12 +294,16 @@ class Soak:
         for process in ("worker 0", "supervisor"):
             name = f"descriptors of {process}"
             first = [value for _, value in samples.between(name, 0.0, began)]
-            last = [value for _, value in samples.between(name, quiet + QUIET_S, samples.now())]
+            last = [
+                value for _, value in samples.between(name, quiet + self._quiet_s, samples.now())
+            ]
             more = min(last, default=0.0) - max(first, default=0.0)
             verdict.criteria.append(
                 at_most(f"{name}: more than at the start", more, DESCRIPTORS_MORE)
             )
-        spool = [value for _, value in samples.between("spool", quiet + QUIET_S, samples.now())]
+        spool = [
+            value for _, value in samples.between("spool", quiet + self._quiet_s, samples.now())
+        ]
         told = runs["bounced"].totals.accepted - len(reports)
         verdict.criteria += [
             at_most("spool when all is sent", min(spool, default=0.0), SPOOL_MAX, "octets"),
