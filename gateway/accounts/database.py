@@ -104,6 +104,11 @@ class Database:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def own_changes(self) -> int:
+        """Rows changed by way of this object; other processes' changes are not counted."""
+        return self._connection.total_changes
+
     @contextmanager
     def _asking(self) -> Iterator[sqlite3.Connection]:
         try:

@@ -63,15 +63,16 @@ class Directory:
         self._database = database
         self._is_local = is_local
         self._tasks: set[asyncio.Task[None]] = set()
-        self._recent: dict[str, tuple[float, Deliveries]] = {}  # until when, what
+        self._recent: dict[str, tuple[float, int, Deliveries]] = {}  # until when, own changes
 
     # -- mail ----------------------------------------------------------------------------------------------------------
 
     def resolve(self, forward_path: str, done: Callable[[Resolution], None]) -> None:
         """Where mail for the address goes; done() is called before this returns unless a remote source is asked."""
         recent = self._recent.get(forward_path)
-        if recent is not None and monotonic() < recent[0]:
-            done(recent[1])
+        changes = self._database.own_changes
+        if recent is not None and monotonic() < recent[0] and changes == recent[1]:
+            done(recent[2])
             return
         known: dict[tuple[Source, str], Account | None] = {}
         try:
@@ -79,7 +80,7 @@ class Directory:
             if isinstance(found, Deliveries):
                 if len(self._recent) >= RECENT_MAX:
                     self._recent.clear()
-                self._recent[forward_path] = (monotonic() + RECENT_S, found)
+                self._recent[forward_path] = (monotonic() + RECENT_S, changes, found)
             done(found)
         except _Miss as miss:
             self._later(self._ask_and_resolve(forward_path, known, miss, done))
