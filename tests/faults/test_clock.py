@@ -74,7 +74,8 @@ def test_set(world: World, clock: Path, tmp_path: Path, step: str) -> None:
         for event in ("expired", "bounced", "worker_hangs", "worker_died", "lane_down"):
             assert not gateway.log(event)
         assert not back.received
-        assert "450" in gateway.command("trace", ids[0])
+        if step.startswith("-"):  # the file of its history is older than the message
+            assert "450" in gateway.command("trace", ids[0])
         hop.replies.clear()
         hop.wait(10)
         assert len(hop.received) == 10
