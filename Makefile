@@ -22,6 +22,7 @@ run: build                          ## the demo: local mail for example.test on 
 
 test: build lint                    ## everything; what this machine lacks is skipped with the reason (CI=true: fails)
 	@tools/install_peers
+	@$(BIN)/python -c 'import bonsai' 2>/dev/null || ! test -e /usr/include/ldap.h || $(BIN)/pip install -qq -e '.[ldap]' --no-build-isolation
 	@$(BIN)/pytest -rs
 
 bench: build                        ## the kernels, as ratios to what else does the same

@@ -109,7 +109,8 @@ async def ask_sources(accounts: AccountsConfig, auth: AuthConfig, path: Path) ->
     checks = Checks(1, 1)
     found: list[str] = []
     try:
-        with closing(Database(path)) as database:
+        # Before the first start there is no database yet, and nothing wrong with that.
+        with closing(Database(path if path.exists() else Path(":memory:"))) as database:
             for config in accounts.source or (EMBEDDED,):
                 try:
                     source = make_source(config, accounts, auth, database, checks)

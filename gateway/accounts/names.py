@@ -20,6 +20,8 @@ def normal_user(text: str, default_domain: str = "") -> str:
         text = f"{text}@{default_domain}"
     if not text.isprintable() or not text or text[0] == "@" or text[-1] == "@":
         return ""
+    if any(c.isspace() for c in text.rpartition("@")[2]):
+        return ""
     if "@" not in text or len(text.encode(errors="replace")) > NAME_OCTETS_MAX:
         return ""
     return normal_mailbox(text)

@@ -8,7 +8,7 @@ Limits    CACHE_MAX tokens for cache_s and never past their "exp"; answers of AN
 Errors    SourceError: the issuer cannot be asked now (transient); None: the token is not valid
 Blocking  never; aiohttp and PyJWT are imported with the first token (26 MB)
 Security  tokens are kept as SHA-256 alone; only signatures by public keys count, never "none" or HMAC (RFC 8725 §3.1)
-Standards RFC 7662, RFC 7517, RFC 7519, RFC 7628 §3.2.2, RFC 8725
+Standards RFC 6749 §2.3.1, RFC 7662, RFC 7517, RFC 7519, RFC 7628 §3.2.2, RFC 8725
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus
 
 import orjson
 
@@ -103,14 +105,13 @@ class Tokens:
 
     async def _introspect(self, token: str) -> dict[str, Any] | None:
         config = self._config
-        import aiohttp
-
-        auth = None
-        if config.client_secret_file is not None:
-            secret = first_line(config.client_secret_file)
-            auth = aiohttp.BasicAuth(config.client_id, secret, encoding="utf-8")
+        headers = {}
+        if config.client_secret_file is not None:  # RFC 6749 §2.3.1: both are form-encoded first
+            words = (config.client_id, first_line(config.client_secret_file))
+            pair = ":".join(quote_plus(word) for word in words)
+            headers["Authorization"] = "Basic " + b64encode(pair.encode()).decode()
         form = {"token": token, "token_type_hint": "access_token"}
-        answer = await self._request("POST", config.introspection_url, data=form, auth=auth)
+        answer = await self._request("POST", config.introspection_url, data=form, headers=headers)
         if not isinstance(answer, dict) or not isinstance(answer.get("active"), bool):
             raise SourceError(f"{config.introspection_url}: no introspection response (RFC 7662 §2.2)")
         expires = answer.get("exp")
