@@ -133,7 +133,7 @@ class Doors:
         return Pop3Service(
             **common,
             settings=settings,
-            apop=config.pop.apop and "secret" in worker.accounts.directory.abilities(),
+            apop=config.pop.apop,
             auth_mechanisms=listen.auth_mechanisms,
         )
 

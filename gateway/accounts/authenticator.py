@@ -106,6 +106,10 @@ class Authenticator:
         """May the client log in over this connection?  Without TLS only from auth.plaintext_auth."""
         return peer.tls or not peer.client_ip or peer.client_ip in self.config.plaintext_auth
 
+    def keeps_secrets(self) -> bool:
+        """Is there an account that asked for APOP?  A client that sees a timestamp may insist on it."""
+        return "secret" in self.directory.abilities()
+
     def mechanisms(self, peer: Peer, wanted: Sequence[str] = ()) -> tuple[str, ...]:
         """SASL mechanisms to offer now, the best first; wanted: the listener's own list."""
         if not self.allows(peer):

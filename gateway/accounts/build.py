@@ -6,6 +6,7 @@ Errors    SourceError: the database or a file cannot be opened
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from gateway.accounts.source import Checks, Source
 from gateway.accounts.tokens import Tokens
 from gateway.config_accounts import AccountsConfig, AccountSourceConfig, AuthConfig
 from gateway.log import Log
+
+RETIRE_S = 120.0  # above the longest question: timeout_s of a source, and the longest delay of a login
 
 EMBEDDED = AccountSourceConfig(type="embedded")
 
@@ -57,8 +60,11 @@ class Accounts:
 
         auth.checks and auth.checks_waiting are taken at the start of the worker.
         """
-        self.directory = self._directory(accounts, auth, is_local)
-        self.auth.reload(auth, self.directory, _tokens(auth))
+        directory = self._directory(accounts, auth, is_local)
+        retired = self.directory, self.auth.tokens
+        self.directory = directory
+        self.auth.reload(auth, directory, _tokens(auth))
+        self.auth.run(_retire(*retired))
 
     def _directory(
         self, accounts: AccountsConfig, auth: AuthConfig, is_local: Callable[[str], bool]
@@ -70,6 +76,14 @@ class Accounts:
         await self.auth.close()
         self.checks.close()
         self.database.close()
+
+
+async def _retire(directory: Directory, tokens: Tokens | None) -> None:
+    """Close what a reload replaced, when no login waits for it any more."""
+    await asyncio.sleep(RETIRE_S)
+    await directory.close()
+    if tokens is not None:
+        await tokens.close()
 
 
 def hasher_of(auth: AuthConfig) -> Hasher:

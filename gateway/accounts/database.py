@@ -40,6 +40,7 @@ CREATE TABLE account (
     created_at     INTEGER NOT NULL,         -- ns UTC
     changed_at     INTEGER NOT NULL          -- of the password
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX account_secret ON account (name) WHERE secret IS NOT NULL;
 CREATE TABLE alias (
     address TEXT NOT NULL,                   -- "@domain": everything there that is not known
     target  TEXT NOT NULL,
@@ -139,6 +140,12 @@ class Database:
         with self._asking() as connection:
             row = connection.execute("SELECT value FROM setting WHERE name = 'salt_key'").fetchone()
         return bytes(row[0])
+
+    def has_secrets(self) -> bool:
+        """Did any account ask for APOP and CRAM-MD5?  Raises SourceError."""
+        with self._asking() as connection:
+            row = connection.execute("SELECT 1 FROM account WHERE secret IS NOT NULL LIMIT 1").fetchone()
+        return row is not None
 
     def check(self) -> list[str]:
         """What is wrong with it; for `gateway check`."""

@@ -6,9 +6,12 @@ Owns      EmbeddedSource, make_record()
 from __future__ import annotations
 
 from gateway.accounts.database import Database
-from gateway.accounts.model import Account, Record
+from gateway.accounts.model import Account, Record, SourceError
 from gateway.accounts.passwords import Hasher, prepared, scram_keys, scram_text
 from gateway.accounts.source import Checks, LocalSource
+
+_SCRAM = frozenset({"SHA-256", "SHA-1"})
+_SCRAM_AND_SECRET = _SCRAM | {"secret"}
 
 
 class EmbeddedSource(LocalSource):
@@ -31,8 +34,12 @@ class EmbeddedSource(LocalSource):
         return self._hasher.nobody
 
     def abilities(self) -> frozenset[str]:
-        # APOP and CRAM-MD5 work for those who asked for them; that they do not for others is those others' wish.
-        return frozenset({"SHA-256", "SHA-1", "secret"})
+        try:
+            has_secrets = self._database.has_secrets()
+        except SourceError:
+            has_secrets = False
+        # APOP and CRAM-MD5 are offered as soon as one account asked for them; for the others they fail.
+        return _SCRAM_AND_SECRET if has_secrets else _SCRAM
 
     def problems(self) -> list[str]:
         return self._database.check()

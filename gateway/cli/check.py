@@ -31,7 +31,7 @@ def command(config_file: str, as_json: bool) -> None:
         else:
             click.echo(str(error), err=True)
         sys.exit(USAGE)
-    warnings = [*warnings_for(config), *_source_warnings(config)]
+    warnings = [*warnings_for(config), *_source_warnings(config), *_ask_sources(config)]
     if as_json:
         print_json(
             {"file": config_file, "ok": True, "errors": [], "warnings": warnings, **_facts(config)}

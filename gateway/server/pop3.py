@@ -186,7 +186,7 @@ class Pop3Session(PopSession):
     def open(self, *, tls: bool, refusal: str) -> None:
         service = self._service
         timestamp = ""
-        if service.apop:  # RFC 1939 §7: different each time
+        if service.apop and service.authenticator.keeps_secrets():  # RFC 1939 §7: different each time
             timestamp = f"<{secrets.token_hex(8)}.{time.time_ns()}@{service.hostname}>"
         self.machine = pop3.Pop3ServerMachine(service.settings, tls=tls, timestamp=timestamp)
         self._offer(tls)

@@ -15,7 +15,7 @@ from gateway.accounts import passwords
 from gateway.accounts.build import hasher_of
 from gateway.accounts.embedded import make_record
 from gateway.accounts.model import REFUSALS, Account, Identity, Refusal
-from gateway.config_accounts import AuthConfig
+from gateway.config_accounts import AccountsConfig, AuthConfig
 
 
 def accepted(outcome: Identity | Refusal) -> Identity:
@@ -187,6 +187,8 @@ def test_nothing_is_offered_in_clear_except_to_loopback(tmp_path: Path) -> None:
         plus = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
         assert rig.auth.mechanisms(bound, plus) == plus
         assert rig.auth.mechanisms(rig.peer(), plus) == plus[1:]
+        assert rig.auth.mechanisms(bound, ("LOGIN", "CRAM-MD5")) == ("LOGIN",)
+        rig.add(BOB, allow_apop=True)
         assert rig.auth.mechanisms(bound, ("LOGIN", "CRAM-MD5")) == ("LOGIN", "CRAM-MD5")
         _, outcome = await rig.exchange("CRAM-MD5", None)
         assert refused(outcome) == "mechanism", "not in auth.mechanisms"
@@ -317,6 +319,24 @@ def test_external_takes_the_account_that_the_certificate_names(tmp_path: Path) -
         stranger = rig.peer(certificate_names=("carol@example.test",))
         _, outcome = await rig.exchange("EXTERNAL", b"", peer=stranger)
         assert refused(outcome) == "credentials"
+        await rig.accounts.close()
+
+    run(work)
+
+
+def test_a_reload_replaces_the_sources_and_keeps_the_failures(tmp_path: Path) -> None:
+    async def work() -> None:
+        rig = Rig(tmp_path, AuthConfig(**{**CHEAP, "failure_delay_s": 0.01, "failure_delay_max_s": 1.0}))
+        rig.add(ALICE)
+        await rig.login("alice", "wrong")
+        accepted(await rig.login("alice", "secret"))
+        auth = AuthConfig(**CHEAP, mechanisms=("LOGIN",))
+        accounts = AccountsConfig(default_domain="example.test")
+        rig.accounts.reload(accounts, auth, is_local=lambda _: True)
+        assert rig.accounts.directory is rig.auth.directory is not rig.directory
+        assert rig.auth.mechanisms(rig.peer()) == ("LOGIN",)
+        assert rig.auth.throttle.entries() == 2
+        assert not accepted(await rig.login("alice", "secret")).cached
         await rig.accounts.close()
 
     run(work)
