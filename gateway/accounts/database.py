@@ -8,8 +8,8 @@ Blocking  a read never waits for a writer (WAL); a write waits up to BUSY_S for 
 Security  verifiers and SCRAM keys; the passwords themselves only of accounts that asked for APOP
 Bugs      a database that is replaced (not written to) while workers run is seen after a restart
 
-Every worker has a connection of its own and asks anew each time, so what `gateway user` changes is
-seen at once; there is nothing to tell the workers.
+Every worker has a connection of its own and asks anew, so what `gateway user` changes is seen by the
+next login (and within a second at RCPT); there is nothing to tell the workers.
 """
 
 from __future__ import annotations
