@@ -56,7 +56,7 @@ def compare(runs: Sequence[tuple[str, Run]]) -> Comparison:
             if any(value is not None for value in row.values):
                 rows.append(row)
     unknown = [math.nan] * len(only)
-    rows.append(_row("tool CPU a message", "µs", NEITHER, only, _cpu, unknown))
+    rows.append(_row("tool CPU", "µs", NEITHER, only, _cpu, unknown))
     rows.append(_row("refused", "%", LESS, only, _part("refused"), unknown))
     rows.append(_row("broken", "%", LESS, only, _part("broken"), unknown))
     return Comparison(names=[name for name, _ in runs], rows=rows, notes=_notes(runs))

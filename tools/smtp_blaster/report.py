@@ -240,9 +240,9 @@ def _row(row: Row, index: int) -> dict[str, Any]:
     for value, ratio, noise, verdict in zip(
         row.values[1:], row.ratios, row.noise, row.verdicts, strict=True
     ):
-        cells.append({"text": figure_says(value, row.unit), "mood": ""})
         mood = {"better": "good", "worse": "bad", "same": "faint"}.get(verdict, "")
         cells.append({"text": ratio_says(ratio, noise), "mood": mood})
+        cells.append({"text": figure_says(value, row.unit), "mood": ""})
     stage = data.STAGE_WORDS.get(name, name)
     words = f"{stage} p{percentile}" if percentile.isdecimal() else row.name
     return {"name": words, "strong": index == 0 or row.name.startswith(MESSAGE), "cells": cells}

@@ -22,8 +22,8 @@ CURVE_POINTS = 160
 TRANSACTION = (MESSAGE, "mail", "rcpt", "data", "dot")
 CONNECTION = ("connect", "tls", "greeting", "hello", "auth", "quit")
 STAGE_WORDS = {
-    MESSAGE: "message", "connect": "connect (TCP)", "tls": "TLS handshake", "greeting": "greeting (220)",
-    "hello": "EHLO", "auth": "AUTH", "mail": "MAIL", "rcpt": "RCPT", "data": "DATA", "dot": "content to 250",
+    MESSAGE: "message", "connect": "connect", "tls": "TLS", "greeting": "greeting",
+    "hello": "EHLO", "auth": "AUTH", "mail": "MAIL", "rcpt": "RCPT", "data": "DATA", "dot": "content",
     "quit": "QUIT",
 }  # fmt: skip
 RATES = {"offered": "s4", "accepted": "s0", "refused": "s1", "broken": "s6"}
