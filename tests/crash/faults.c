@@ -272,7 +272,7 @@ struct settled {
 
 static void note_settled(const unsigned char *p, size_t n, const char *path)
 {
-    if (settled_fd < 0 || !is_in(path, own))
+    if (settled_fd < 0 || !is_in(path, own) || memcmp(p, "GWSPOOL1", 8) == 0)
         return;
     for (size_t at = 0; at + 32 <= n; at += ((size_t)32 + get32(p + at + 12) + 7) & ~(size_t)7) {
         int kind = p[at + 20];
