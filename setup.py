@@ -101,8 +101,15 @@ def compiled() -> list[Extension]:
     return found
 
 
-OPTIONS = {"force": CHECKED and KIND != "fuzz", "annotate": KIND == "debug", "include_path": ["_native", ".", "tools"]}
+JOBS = len(os.sched_getaffinity(0))
+OPTIONS = {
+    "nthreads": JOBS,
+    "force": CHECKED and KIND != "fuzz",
+    "annotate": KIND == "debug",
+    "include_path": ["_native", ".", "tools"],
+}
 setup(
+    options={"build_ext": {"parallel": JOBS}},  # also when pip builds
     ext_modules=cythonize(kernels() + tools(), compiler_directives=KERNEL_DIRECTIVES, **OPTIONS)
     + cythonize(compiled(), compiler_directives=PYTHON_DIRECTIVES, build_dir="build/compiled", **OPTIONS)
 )
