@@ -34,6 +34,9 @@ LARGE_OCTETS = 128 * 1024
 HEADER_OCTETS = 64 * 1024
 SIZE_MAX = 2**32 - 1  # RFC 9051 §4.2: RFC822.SIZE of a record is 32 bits
 RECLAIM_MESSAGES = 500  # removed in one transaction
+SPARE_OCTETS = 4 << 20  # of free pages are kept for new messages, or
+SPARE_PART = 0.25  # that part of the file
+GIVE_BACK_PAGES = 512  # moved in one transaction
 
 
 class Prepared(msgspec.Struct):
@@ -197,7 +200,16 @@ class Contents:
         for name in files:
             with contextlib.suppress(OSError):
                 (self._directory / name).unlink()
-        return len(keys) == RECLAIM_MESSAGES
+        return self._give_back() or len(keys) == RECLAIM_MESSAGES
+
+    def _give_back(self) -> bool:
+        """Free pages that are no use any more leave the file, a bounded number; True when more should."""
+        octets, free = self._database.page_octets_free
+        if free < SPARE_OCTETS or free < octets * SPARE_PART:
+            return False
+        with self._database.write():
+            self._database.execute(f"PRAGMA incremental_vacuum({GIVE_BACK_PAGES})").fetchall()
+        return True
 
 
 def make_directory(path: Path) -> None:

@@ -235,7 +235,7 @@ class Pool:
         slot.close = False
         if slot.deliveries:
             self._deliver(slot, results, notices)
-            slot.due_at = self._loop.time() + self._settings.gather_s
+            slot.due_at = self._next_tick()
         for _ in range(JOBS_PER_TURN):
             if not slot.jobs:
                 break
@@ -276,6 +276,12 @@ class Pool:
             results.append((done, (outcome,)))
         results.append((self._delivered, (octets,)))
         notices += [Notice(slot.name, mailbox, modseq) for mailbox, modseq in changed.items()]
+
+    def _next_tick(self) -> float:
+        """All accounts' gathered deliveries become due at the same moments: one wake-up for many."""
+        gather_s = self._settings.gather_s
+        now = self._loop.time()
+        return now - now % gather_s + gather_s if gather_s else now
 
     def _deliver_alone(self, slot: Slot, delivery: Delivery) -> Delivered | StoreError:
         """A bug that one message wakes must not keep the others of its batch out."""

@@ -361,6 +361,27 @@ def test_space_of_expunged_messages_is_used_again(file: AccountFile) -> None:
     assert sizes[-1] == sizes[1], sizes
 
 
+def test_a_file_that_is_mostly_free_shrinks(
+    file: AccountFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.content.SPARE_OCTETS", 65536)
+    monkeypatch.setattr("gateway.store.content.GIVE_BACK_PAGES", 50)
+    inbox = file.mailbox("INBOX")
+    deliver(file, *(message(number, 3000) for number in range(400)))
+    before, _ = file.disk_octets()
+    file.expunge(inbox.id, ranges_of(u for u in range(1, 401) if u % 20), deleted_only=False)
+    steps = 0
+    while file.reclaim():
+        steps += 1
+    after, free = file.disk_octets()
+    assert steps > 3
+    assert after < before / 5
+    assert free <= max(65536, after / 4)
+    assert [octets(file, r) for r in records(file, inbox)] == [
+        message(n, 3000) for n in range(19, 400, 20)
+    ]
+
+
 def test_large_bodies_are_files_that_go_with_their_messages(file: AccountFile) -> None:
     deliver(file, b"Subject: x\r\n\r\n" + b"y" * 200_000)
     large = file.directory / "large"
