@@ -98,7 +98,7 @@ class Slice:
         before = set(findings.iterdir())
         if runs >= 0:
             runs += sum(1 for folder in corpus for _ in folder.iterdir())
-        started = time.monotonic()
+        seconds_before, started = self.progress.seconds, time.monotonic()
         lines: list[str] = []
         for line in self._lines(
             f"-max_total_time={max(1, int(seconds))}",
@@ -112,9 +112,9 @@ class Slice:
             *map(str, corpus),
         ):
             self._read(line)
+            self.progress.seconds = seconds_before + time.monotonic() - started
             lines.append(line)
             del lines[:-KEPT_LINES]
-        self.progress.seconds += time.monotonic() - started
         made = sorted(set(findings.iterdir()) - before)
         if not made and not self.stopped and self._process and self._process.returncode:
             made = [findings / "died"]

@@ -2,14 +2,14 @@
 
     python -m tests.fuzz.worker TARGET [libFuzzer arguments]      in the environment of build.environment()
 
-Python code of the gateway (and tomllib, which reads its configuration) is instrumented as it is imported; C code was by
-the compiler.
+C code was instrumented by the compiler; Python code of a target's CODE is as it is imported.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 
 import atheris
 
@@ -17,11 +17,23 @@ from tests.fuzz import targets
 from tests.fuzz.build import LIB, launcher
 
 
+def not_instrumented(code: Sequence[str]) -> list[str]:
+    """The gateway's modules that are not of CODE: atheris includes whole packages only, and excludes by module."""
+    names = [
+        ".".join(path.relative_to(LIB).with_suffix("").parts).removesuffix(".__init__")
+        for path in LIB.glob("gateway/**/*.py")
+    ]
+    return [name for name in names if not any(f"{name}.".startswith(f"{part}.") for part in code)]
+
+
 def main() -> None:
     _, name, *arguments = sys.argv
-    with atheris.instrument_imports(include=["gateway", "tomllib"]):
+    code = targets.code_of(name)
+    packages = {"gateway", *(part.partition(".")[0] for part in code)}
+    with atheris.instrument_imports(include=list(packages), exclude=not_instrumented(code)):
         target = targets.load(name)
-        import gateway._native
+    import gateway._native
+
     assert str(gateway._native.__file__).startswith(str(LIB)), "not the fuzz build"
     logging.lastResort = None  # only targets listen to what is logged
     # libFuzzer starts itself again by argv[0] for -merge and -minimize_crash.

@@ -2,6 +2,7 @@
 
 check(data)        takes any octets; an exception that leaves it is a finding (its docstring says what must hold)
 seeds()            inputs to begin with, beside corpus/<target>
+CODE               Python modules or packages whose coverage guides (C code's always does); each costs time at start
 WORDS              octets worth trying as they are (libFuzzer's dictionary)
 MAX_OCTETS         of an input; 4096 when not given
 RUNS               how many inputs `make test` tries beyond the corpus
@@ -9,6 +10,7 @@ RUNS               how many inputs `make test` tries beyond the corpus
 
 from __future__ import annotations
 
+import ast
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -47,6 +49,15 @@ class Target:
 
 def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("[a-z]*.py"))
+
+
+def code_of(name: str) -> Sequence[str]:
+    """CODE of a target that is not imported yet: what it names must be instrumented when it is."""
+    for node in ast.parse((HERE / f"{name}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CODE":
+            code: Sequence[str] = ast.literal_eval(node.value)
+            return code
+    return ()
 
 
 def load(name: str) -> Target:

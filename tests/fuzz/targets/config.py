@@ -7,6 +7,14 @@ from pathlib import Path
 from gateway import config
 from gateway.config_model import Config
 
+CODE = (
+    "gateway.config",
+    "gateway.config_checks",
+    "gateway.config_lines",
+    "gateway.config_values",
+    "gateway.queue.routing",
+    "tomllib",
+)
 MAX_OCTETS = 4096
 RUNS = 1200
 WORDS = sorted(

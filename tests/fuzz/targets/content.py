@@ -10,6 +10,7 @@ from gateway.mail.structure import decoded_body, parsed
 from tests.fuzz.octets import options
 from tests.fuzz.targets import mime
 
+CODE = ("gateway.mail",)
 MAX_OCTETS = 2500
 RUNS = 3000
 WORDS = (

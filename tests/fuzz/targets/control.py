@@ -6,6 +6,7 @@ import orjson
 
 from tests.fuzz.one_worker import LOOP, worker
 
+CODE = ("gateway.control", "gateway.queue.operations")
 MAX_OCTETS = 1024
 RUNS = 4000
 

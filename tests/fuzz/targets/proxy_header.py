@@ -14,6 +14,7 @@ from gateway.net.proxy_header import (
     parse,
 )
 
+CODE = ("gateway.net.proxy_header",)
 MAX_OCTETS = BLOCK_MAX + 64
 RUNS = 20_000
 WORDS = (

@@ -8,6 +8,7 @@ from gateway._native import DataDecoder, scan_mime
 from gateway.mail.envelope import RET_FULL, Envelope, Recipient
 from gateway.mail.report import DELAY, FAILURE, SUCCESS, ReportRecipient, build_report
 
+CODE = ("gateway.mail",)
 MAX_OCTETS = 1500
 RUNS = 3000
 WORDS = (
@@ -20,6 +21,7 @@ WORDS = (
     b"mx.x[192.0.2.1]:25",
     b"\xc2\x85",
 )
+ADDRESSES = ("192.0.2.9:1", "[2001:db8::1]:25", "unix:", "")  # ours: sockets, PROXY, XCLIENT
 NOW = 1_800_000_000_000_000_000
 
 
@@ -34,9 +36,8 @@ def seeds() -> list[bytes]:
         "<m@d>",
         "e+id",
         "client.x",
-        "192.0.2.9:1",
     ]
-    second = ["s@ü", "ü@d", "utf-8;ü@d", "no\x85\u2028\nreally", "unix:", "m", "", "[x", ""]
+    second = ["s@ü", "ü@d", "utf-8;ü@d", "no\x85\u2028\nreally", "unix:", "m", "", "[x"]
     mails = [
         b"Subject: x\r\n\r\nbody\r\n--=_report_R1\r\n",
         b"Subject: \xc3\xbc\n\n\0\xff" + b"x" * 999,
@@ -51,10 +52,10 @@ def seeds() -> list[bytes]:
 
 def check(data: bytes) -> None:
     flags, kind_code = (*data[:2], 0, 0)[:2]
-    *texts, content = data[2:].split(b"\0", 9)
+    *texts, content = data[2:].split(b"\0", 8)
     names = [text.decode("utf-8", "replace") for text in texts]
-    names += [""] * (9 - len(names))
-    reverse_path, forward_path, orcpt, said, peer, message_id, envid, client, address = names
+    names += [""] * (8 - len(names))
+    reverse_path, forward_path, orcpt, said, peer, message_id, envid, client = names
     # What sessions let through (RFC 5321 §4.1.2): mailboxes have no control characters, nor is one empty.
     reverse_path = "".join(filter(str.isprintable, reverse_path)) or "s@d"
     envelope = Envelope(
@@ -63,7 +64,7 @@ def check(data: bytes) -> None:
         NOW,
         ret=RET_FULL if flags & 8 else 0,
         envid=envid,
-        client_address=address,
+        client_address=ADDRESSES[flags % len(ADDRESSES)],
         client_name=client,
         message_id=message_id,
     )

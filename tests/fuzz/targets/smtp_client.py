@@ -10,6 +10,7 @@ from gateway.protocol import smtp_client as client
 from gateway.protocol.smtp_client import SmtpClientMachine, Transaction
 from tests.fuzz.octets import cut, options
 
+CODE = ("gateway.protocol.smtp_client",)
 MAX_OCTETS = 1000
 RUNS = 4000
 WORDS = (

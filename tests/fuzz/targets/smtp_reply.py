@@ -7,6 +7,7 @@ from gateway.protocol.esmtp_client import Capabilities, parse_capabilities
 from tests.fuzz.octets import cut, options
 from tests.native import model_smtp
 
+CODE = ("gateway.protocol.esmtp_client",)
 MAX_OCTETS = 3000  # beyond the longest line
 RUNS = 4000
 WORDS = (

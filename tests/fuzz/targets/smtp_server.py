@@ -9,6 +9,7 @@ from tests.dialogs.script import scripts
 from tests.fuzz.octets import WHOLE, cut, options
 from tests.fuzz.smtp_step import Step, split_replies
 
+CODE = ("gateway.protocol.esmtp",)
 MAX_OCTETS = 1500
 RUNS = 3000
 WORDS = (

@@ -28,6 +28,7 @@ from tests.fuzz.one_worker import LOOP, wait_for, worker
 from tests.fuzz.smtp_step import Step, split_replies
 from tests.fuzz.targets import smtp_server
 
+CODE = ("gateway.policy", "gateway.spool.incoming", "gateway.spool.log", "gateway.protocol.esmtp")
 MAX_OCTETS = 2000
 RUNS = 500
 WORDS = (*smtp_server.WORDS, b"<Postmaster>", b"Received: x\r\n", b"Message-ID: <x@y>\r\n")

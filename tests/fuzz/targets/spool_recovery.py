@@ -16,6 +16,7 @@ from tests.fuzz.octets import options
 from tests.fuzz.one_worker import LOOP, wait_for
 from tests.fuzz.segments import Script, Segment
 
+CODE = ("gateway.spool",)
 MAX_OCTETS = 256
 RUNS = 1500
 
