@@ -14,17 +14,15 @@ pytestmark = pytest.mark.crash
 
 ORDERS = (
     Order("group: message", "midway", "worker"),
-    Order("completion signalled", "before", "everything"),
+    Order("completion signalled", "before", "supervisor"),
     Order("next hop's reply", "after", "worker"),
-    Order("header reuse", "after", "everything"),
     Order(RANDOM, "", "supervisor"),
-    Order("group: settled", "before", "supervisor"),
+    Order("group: settled", "before", "everything"),
     Order("compaction copy", "after", "everything"),
     Order("recovery: read", "before", "worker"),
     Order("recovery: set aside", "after", "everything"),
     Order("adoption: copy", "after", "worker"),
     Order("adoption: remove", "after", "everything"),
-    Order(RANDOM, "", "worker"),
 )
 
 
