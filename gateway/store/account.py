@@ -45,6 +45,7 @@ from gateway.store.model import (
     Usage,
     records_of,
 )
+from gateway.store.search import SearchIndex
 
 T = TypeVar("T")
 
@@ -70,6 +71,7 @@ class AccountFile:
             raise
         self._contents = Contents(self._database)
         self._messages = Messages(self._database, self._contents)
+        self._search = SearchIndex(directory, self._database, self._contents)
         self._mailboxes = Mailboxes(self._database, self._contents, settings.mailboxes)
         with errors(path):
             begun = self._database.row("SELECT 1 FROM mailbox WHERE id=0")
@@ -83,6 +85,7 @@ class AccountFile:
         return self._database
 
     def close(self) -> None:
+        self._search.close()
         self._database.close()
         os.close(self._lock)
 
@@ -392,6 +395,16 @@ class AccountFile:
             except NoSuchMailbox:
                 row = self._mailboxes.create(mailbox)
             self._messages.adopt(row, keys)
+
+    def search(self, keys: Sequence[int], where: str, text: str) -> list[int]:
+        """Those of the messages that have the text; where: search.TEXT, BODY, HEADER, or a field's name."""
+        with self._database.read():
+            return self._search.search(keys, where, text)
+
+    def update_search(self) -> bool:
+        """Index some more messages for search(); False when all are."""
+        with self._database.read():
+            return self._search.update()
 
     def reclaim(self) -> bool:
         """Remove octets that no message has any more, a bounded number; False when none are left."""

@@ -65,6 +65,7 @@ from gateway.store.model import (
 )
 from gateway.store.notices import Notices
 from gateway.store.pool import DeliveryDone, Pool
+from gateway.store.search import BODY, TEXT
 
 T = TypeVar("T")
 
@@ -155,7 +156,7 @@ class Account:
         deleted = await self._run(
             lambda file: file.delete(name), lambda gone: [(0, 0), (gone.id, gone.highestmodseq + 1)]
         )
-        self._reclaim()
+        self._background(AccountFile.reclaim)
         return deleted
 
     async def rename(self, old: str, new: str) -> None:
@@ -215,6 +216,17 @@ class Account:
         """What mail.imap_facts packed at delivery: section(packed, ENVELOPE) and the like."""
         return await self._run(lambda file: file.facts(keys))
 
+    async def search(self, keys: Sequence[int], where: str, text: str) -> list[int]:
+        """Those of the messages, in that order, that have the text as a substring in any case.
+
+        where: search.TEXT, BODY, HEADER, or the name of a header field (RFC 9051 §6.4.4).  Ask for some hundred keys at
+        a time, others wait meanwhile; what is not indexed yet is read, and indexed in the background.
+        """
+        found = await self._run(lambda file: file.search(keys, where, text))
+        if where in (TEXT, BODY):
+            self._background(AccountFile.update_search)
+        return found
+
     # -- changes -------------------------------------------------------------------------------------------------
 
     async def store(
@@ -250,7 +262,7 @@ class Account:
             lambda gone: [(mailbox, gone.modseq)] if gone.modseq else [],
         )
         if expunged.modseq:
-            self._reclaim()
+            self._background(AccountFile.reclaim)
         return expunged
 
     async def copy(
@@ -273,14 +285,14 @@ class Account:
             ),
         )
 
-    def _reclaim(self) -> None:
-        """Octets without a message go in small steps, between what others ask for."""
+    def _background(self, work: Callable[[AccountFile], bool]) -> None:
+        """work is done in small steps, between what others ask for, until it returns False."""
 
         def done(more: bool, error: StoreError | None) -> None:
             if more and error is None:
-                self._reclaim()
+                self._background(work)
 
-        self._pool.submit(self.name, AccountFile.reclaim, done, create=False, notices=_nothing)
+        self._pool.submit(self.name, work, done, create=False, notices=_nothing)
 
 
 def _list_changed(_: object) -> list[tuple[int, int]]:

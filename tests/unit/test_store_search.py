@@ -1,0 +1,148 @@
+"""Searching for text: the index and plain reading give the same answer, in any charset and encoding."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_store_account import SETTINGS, deliver, records
+
+from gateway.mail.search_text import body_text_of, folded
+from gateway.store import search
+from gateway.store.account import AccountFile
+from gateway.store.model import ALL_UIDS
+from gateway.store.search import BODY, HEADER, TEXT
+
+
+def mail(subject: str, text: str, charset: str = "utf-8", cte: str = "base64") -> bytes:
+    message = EmailMessage()
+    message["Subject"] = subject
+    message["From"] = "Jürgen <j@example.org>"
+    message.set_content(text, charset=charset, cte=cte)
+    return message.as_bytes().replace(b"\n", b"\r\n")
+
+
+MAIL = [
+    mail("Hello World", "The quick brown fox\n", "us-ascii", "7bit"),
+    mail("Grüße aus Köln", "Straße und Maß\n", "iso-8859-1", "quoted-printable"),
+    mail("Привет", "быстрая лиса\n", "koi8-r"),
+    mail("日本語の件名", "本文テキスト\n", "iso-2022-jp"),
+    b"Subject: attachment\r\nContent-Type: application/pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    + base64.encodebytes(b"fox inside a PDF"),
+    b"Subject: nul\r\n\r\nbefore\0after\xff\r\n",
+    b"Subject: html\r\nContent-Type: text/html\r\n\r\n<b>Quick</b> and dirty\r\n",
+    b'Subject: quote "this" AND that\r\n\r\nNEAR(a b) "x"" y\r\n',
+]
+QUERIES = [
+    (TEXT, "QUICK", [0, 6]),
+    (BODY, "quick brown", [0]),
+    (TEXT, "hello", [0]),
+    (BODY, "hello", []),
+    (TEXT, "strasse", [1]),
+    (TEXT, "GRÜẞE", [1]),
+    (BODY, "Лиса", [2]),
+    (TEXT, "привет", [2]),
+    (TEXT, "件名", [3]),
+    (BODY, "テキスト", [3]),
+    (BODY, "fox", [0]),
+    (TEXT, "after", [5]),
+    (TEXT, 'x"" y', [7]),
+    (TEXT, "near(", [7]),
+    (TEXT, "fo", [0, 5]),
+    (TEXT, "", list(range(len(MAIL)))),
+    ("subject", "KÖLN", [1]),
+    ("from", "jürgen", [0, 1, 2, 3]),
+    (HEADER, "from: jürgen", [0, 1, 2, 3]),
+    ("x-none", "", []),
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[AccountFile]:
+    account = AccountFile(tmp_path / "a", SETTINGS, create=True)
+    deliver(account, *MAIL)
+    yield account
+    account.close()
+
+
+def keys(file: AccountFile) -> list[int]:
+    return [record.message for record in records(file, file.mailbox("INBOX"))]
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("where, text, wanted", QUERIES)
+def test_every_message_with_the_text_is_found(
+    file: AccountFile, indexed: bool, where: str, text: str, wanted: list[int]
+) -> None:
+    if indexed:
+        assert file.update_search() is False
+    known = keys(file)
+    assert file.search(known, where, text) == [known[at] for at in wanted]
+
+
+def test_what_came_after_the_index_is_found_too(
+    file: AccountFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "UPDATE_MESSAGES", 3)
+    steps = 1
+    while file.update_search():
+        steps += 1
+    assert steps == 3
+    deliver(file, mail("new", "a lazy dog and a fox"))
+    known = keys(file)
+    assert file.search(known, TEXT, "fox") == [known[0], known[-1]]
+
+
+def test_long_messages_are_looked_at_always(
+    file: AccountFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "TEXT_CHARACTERS_MAX", 10)
+    file.update_search()
+    known = keys(file)
+    assert file.search(known, TEXT, "fox") == [known[0]]
+
+
+def test_rows_of_removed_messages_go(file: AccountFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "UPDATE_MESSAGES", 20)
+    deliver(file, *MAIL * 4)
+    while file.update_search():
+        pass
+    file.expunge(file.mailbox("INBOX").id, ALL_UIDS, deleted_only=False)
+    file.reclaim()
+    deliver(file, MAIL[0])
+    file.update_search()
+    file.update_search()
+    assert file.search(keys(file), TEXT, "fox") == keys(file)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database at all", bytes(5000)])
+def test_a_damaged_index_is_built_again(file: AccountFile, damage: bytes) -> None:
+    file.update_search()
+    (file.directory / "search.db").write_bytes(damage)
+    (file.directory / "search.db-wal").unlink(missing_ok=True)
+    other = AccountFile(file.directory, SETTINGS)
+    known = keys(other)
+    assert other.search(known, TEXT, "fox") == [known[0]]
+    other.update_search()
+    other.update_search()
+    assert other.search(known, TEXT, "fox") == [known[0]]
+    other.close()
+
+
+@given(st.text(max_size=20), st.text(max_size=8), st.text(max_size=20))
+def test_a_text_contains_its_parts(before: str, part: str, after: str) -> None:
+    """Folding must not join what stands beside: else the index and plain reading would differ."""
+    if (before + part + after).isascii():
+        assert folded(part) in folded(before + part + after)
+
+
+def test_headers_of_enclosed_messages_are_body_text() -> None:
+    content = (
+        b"Content-Type: message/rfc822\r\n\r\nSubject: =?utf-8?q?inner_=C3=BC?=\r\n\r\ntext\r\n"
+    )
+    assert folded("inner ü") in body_text_of(content)
