@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.console import Console
 
 from smtp_blaster import result, workers
 from smtp_blaster.plan import (
@@ -32,9 +31,11 @@ from smtp_blaster.plan import (
     check,
     parse_octets,
 )
-from smtp_blaster.progress import Bar, show_run
 from smtp_blaster.summary import run_of
 from smtp_blaster.target import TargetRefused, resolve
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DURATION_LIMIT_S = 86400.0
 PATIENCE_S = 30.0
@@ -145,11 +146,10 @@ def _run(protocol: str, options: dict[str, Any]) -> None:
     wants_calibration, lab = options.pop("calibrate"), options.pop("lab")
     write_report = _report_writer() if page else None
     plan = _plan(protocol, options)
-    console = Console(stderr=True)
-    watched = console.is_terminal and not as_json
+    console = _terminal() if not as_json else None
     began = time.monotonic()
     try:
-        with _link(plan, lab) as (target, inside), _bar(plan, console if watched else None) as bar:
+        with _link(plan, lab) as (target, inside), _bar(plan, console) as bar:
             moved = plan if target == plan.target else msgspec.structs.replace(plan, target=target, owned=True)
             outcome = workers.run(moved, watch=bar, inside=inside)
     except (TargetRefused, ValueError, OSError) as error:
@@ -164,7 +164,7 @@ def _run(protocol: str, options: dict[str, Any]) -> None:
     if lab:
         run.notes.append(f"over a link with {lab}, each way")
     if wants_calibration and not outcome.was_interrupted:
-        _calibrate(plan, run, console if watched else None)
+        _calibrate(plan, run, console)
     if outcome.was_interrupted:
         run.notes.insert(0, "interrupted: the figures end there")
     if outcome.died:
@@ -176,6 +176,10 @@ def _run(protocol: str, options: dict[str, Any]) -> None:
     if as_json:
         click.echo(msgspec.json.encode(run))
     else:
+        from rich.console import Console
+
+        from smtp_blaster.progress import show_run
+
         show_run(run, Console())
     sys.exit(0 if run.totals.accepted else 1)
 
@@ -197,11 +201,22 @@ def _link(plan: Plan, lab: str) -> Iterator[tuple[str, workers.Inside]]:
         raise click.UsageError(f"--lab: this machine cannot have one: {error}") from error
 
 
+def _terminal() -> Console | None:
+    """Where a person looks, if anywhere."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console  # who does not look starts sooner
+
+    return Console(stderr=True)
+
+
 @contextlib.contextmanager
 def _bar(plan: Plan, console: Console | None, title: str = "") -> Iterator[workers.Watch]:
     if console is None:
         yield workers.Watch()
         return
+    from smtp_blaster.progress import Bar
+
     with Bar(plan, console, title) as bar:
         yield bar
 

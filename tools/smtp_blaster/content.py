@@ -62,6 +62,7 @@ class Mail:
 
     def __init__(self, plan: Plan, run: str) -> None:
         self.run = run
+        self._head = b"Message-ID: <%s." % run.encode()
         self.contents = _contents(plan, head_octets=len(self.head(0)))
         self.reverse_paths = mailboxes(plan.reverse_path)
         self.forward_paths = _forward_paths(plan)
@@ -81,7 +82,7 @@ class Mail:
 
     def head(self, number: int) -> bytes:
         """The first header field; its length is the same for all messages."""
-        return b"Message-ID: <%s.%09d@blaster.invalid>\r\n" % (self.run.encode(), number)
+        return b"%b%09d@blaster.invalid>\r\n" % (self._head, number)
 
 
 def _contents(plan: Plan, head_octets: int) -> list[tuple[Content, float]]:

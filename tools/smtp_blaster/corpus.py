@@ -7,7 +7,6 @@ Errors    ValueError for a path that is neither; OSError as it comes
 
 from __future__ import annotations
 
-import mailbox
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +27,8 @@ def messages(path: Path) -> Iterator[bytes]:
 
 
 def _mbox(path: Path) -> Iterator[bytes]:
+    import mailbox  # for this alone: it takes its time to load
+
     box = mailbox.mbox(path, create=False)
     try:
         for key in box.iterkeys():

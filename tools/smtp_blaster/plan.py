@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from itertools import product
-from statistics import NormalDist
 
 import msgspec
 
@@ -141,6 +140,8 @@ def _lognormal(text: str, rest: str) -> list[tuple[int, float]]:
     median, p99 = parse_octets(settings["median"]), parse_octets(settings["p99"])
     if p99 <= median:
         raise ValueError(f"sizes {text!r}: p99 is above the median")
+    from statistics import NormalDist  # for this alone: it takes its time to load
+
     normal = NormalDist().inv_cdf
     sigma = math.log(p99 / median) / normal(0.99)
     points = ((number + 0.5) / QUANTILES for number in range(QUANTILES))

@@ -215,14 +215,11 @@ class Source:
         if self._wire is None:
             return None
         session.transport.pause_reading()
-        self._wire.outside -= 1
         fd = session.transport.get_extra_info("socket").fileno()
         return self._wire.join(fd, session, self.tally)
 
     def leave(self, session: Session) -> None:
         """The session's leg has ended: its transport reads again."""
-        assert self._wire is not None
-        self._wire.outside += 1
         if not session.transport.is_closing():
             session.transport.resume_reading()
 
@@ -271,8 +268,6 @@ class Source:
     async def _serve(self, message: Message) -> bool:
         """A connection from beginning to end; False when it answered no message."""
         session = Session(self, message)
-        if self._wire is not None:
-            self._wire.outside += 1
         try:
             if await self._open(session):
                 await session.closed
@@ -280,8 +275,6 @@ class Source:
             if session.transport is not None:
                 session.abort()
                 session.connection_lost(None)
-            if self._wire is not None:
-                self._wire.outside -= 1
             self._sessions.discard(session)
             with contextlib.suppress(ValueError):
                 self._idle.remove(session)
@@ -400,9 +393,10 @@ class Source:
 
     async def _keep_time(self) -> None:
         plan = self.plan
+        tick_s = FLUSH_S if self.ledger is not None else 1.0
         warm_ns = self._start_ns + int(plan.warmup_s * 1e9)
         for tick in count(1):
-            due_ns = self._start_ns + int(tick * FLUSH_S * 1e9)
+            due_ns = self._start_ns + int(tick * tick_s * 1e9)
             if not self._has_warmed_up:
                 due_ns = min(due_ns, warm_ns)
             await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)

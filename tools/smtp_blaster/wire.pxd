@@ -14,10 +14,6 @@ cdef class Wire:
     cdef int _epoll
     cdef set _legs
     cdef object _loop
-    cdef readonly long long in_flight   # legs that await a reply
-    cdef public long long outside       # connections of the loop that are not legs
-
-    cdef int _wait(self, epoll_event *events)
 
 
 cdef class Leg:

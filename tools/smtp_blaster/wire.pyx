@@ -5,8 +5,7 @@ Flow      Session.begin → Leg.begin → send, recv, Tally.record … → Sessi
           line goes back: Session.take_over, which goes on where the leg stood
 Limits    plain TCP and no PIPELINING; a reply line READ_MAX; _run() gives the loop its turn after SLICE_NS
 Errors    none: errors of a socket are left for the transport to find
-Blocking  up to PATIENCE_NS for a reply, while no connection is outside
-Bugs      the loop's timers and descriptors may then be PATIENCE_NS late
+Blocking  never
 
 The transport keeps the socket; while a leg is in, it does not read, and has nothing to write.
 """
@@ -51,15 +50,12 @@ cdef extern from "time.h" nogil:
 
 cdef extern from "unistd.h" nogil:
     int close(int fd)
-    long syscall(long number, ...)
 
 cdef enum:
     EVENTS_MAX = 64
     READ_MAX = 4096
     PARTS_MAX = 8       # buffers that one sendmsg takes
     SLICE_NS = 1000000
-    PATIENCE_NS = 200000
-    SYS_EPOLL_PWAIT2 = 441  # on every architecture; Linux 5.11
 
 # As C integers; tally.py is where they are.
 cdef Py_ssize_t MAIL = _MAIL
@@ -114,10 +110,8 @@ cdef class Wire:
         cdef long long until = now_ns() + SLICE_NS
         cdef Leg leg
         cdef bint goes_on = True
-        while goes_on:
-            found = self._wait(events)
-            if found <= 0:
-                return
+        found = epoll_wait(self._epoll, events, EVENTS_MAX, 0)
+        while found > 0:
             # What one event does may end another's leg: so all are held until the last was heard.
             legs = []
             for index in range(found):
@@ -127,19 +121,10 @@ cdef class Wire:
                 leg._on_event(events[index].events)
                 # A session that did something else may have left work for the loop.
                 goes_on = goes_on and leg._is_in and leg.sent_ns != 0
-            goes_on = goes_on and now_ns() < until
-
-    cdef int _wait(self, epoll_event *events):
-        # With nothing else to do a reply that is just about to come is waited for here: it saves a turn of the loop.
-        cdef timespec patience
-        cdef int found = epoll_wait(self._epoll, events, EVENTS_MAX, 0)
-        if found != 0 or not self.in_flight or self.outside:
-            return found
-        patience.tv_sec = 0
-        patience.tv_nsec = PATIENCE_NS
-        with nogil:
-            found = syscall(SYS_EPOLL_PWAIT2, self._epoll, events, EVENTS_MAX, &patience, NULL, 0)
-        return found  # -1, too, where the kernel does not know the call
+            # One alone was answered before another: the next is not there yet, either.
+            if found == 1 or not goes_on or now_ns() > until:
+                return
+            found = epoll_wait(self._epoll, events, EVENTS_MAX, 0)
 
 
 cdef class Leg:
@@ -153,7 +138,6 @@ cdef class Leg:
         self._count = len(commands)
         self._index = 0
         self._offset = 0
-        self._wire.in_flight += 1
         if not self._command():
             self._hand_back(b"")
 
@@ -195,7 +179,6 @@ cdef class Leg:
         self._tally.record(stage, now - self.sent_ns)
         if stage == DOT:
             self.sent_ns = 0
-            self._wire.in_flight -= 1
             self._session.on_taken(PyBytes_FromStringAndSize(<char *>line, octets), now)
             return
         self._index += 1
@@ -267,7 +250,6 @@ cdef class Leg:
         if not self.sent_ns:
             session.take_over(-1, 0, rest, data)
             return
-        self._wire.in_flight -= 1
         if self._index == self._count:
             skip = self._offset
             for part in self._out:

@@ -38,6 +38,7 @@ START_S = 0.05  # what it takes to fork a process and begin
 TICK_S = 0.25  # how often Watch.tick() is called
 INTERRUPTED_DRAIN_S = 5.0  # for transactions in flight after SIGINT; a second one leaves them
 PR_SET_PDEATHSIG = 1
+COLLECT_OBJECTS = 50_000  # made and not freed, between two looks for cycles; a connection has a few
 
 
 class Watch:
@@ -148,6 +149,7 @@ def _process(
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent says what it means
     gc.freeze()  # contents, mailboxes, modules: nothing that the collector need look at again
+    gc.set_threshold(COLLECT_OBJECTS)
     encode = msgspec.msgpack.Encoder().encode
     if ledger:
         source.ledger = Ledger(Path(ledger), append=True, group=name)
