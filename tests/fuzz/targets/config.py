@@ -16,7 +16,7 @@ CODE = (
     "tomllib",
 )
 MAX_OCTETS = 4096
-RUNS = 1200
+RUNS = 500
 WORDS = sorted(
     {part.encode() for key in config._all_keys(Config, ()) for part in key if isinstance(part, str)}
 )

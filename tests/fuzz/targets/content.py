@@ -12,7 +12,7 @@ from tests.fuzz.targets import mime
 
 CODE = ("gateway.mail",)
 MAX_OCTETS = 2500
-RUNS = 3000
+RUNS = 1_500
 WORDS = (
     *mime.WORDS,
     b"charset=",

@@ -8,7 +8,7 @@ from tests.fuzz.one_worker import LOOP, worker
 
 CODE = ("gateway.control", "gateway.queue.operations")
 MAX_OCTETS = 1024
-RUNS = 4000
+RUNS = 6_000
 
 COMMANDS = [
     "metrics",

@@ -12,7 +12,7 @@ from tests.fuzz.octets import cut, options
 from tests.native import model_mime
 
 MAX_OCTETS = 3000  # beyond what is kept of a field
-RUNS = 5000
+RUNS = 2_500
 WORDS = (
     b"Content-Type: ",
     b"multipart/mixed",

@@ -10,7 +10,7 @@ from gateway.mail.report import DELAY, FAILURE, SUCCESS, ReportRecipient, build_
 
 CODE = ("gateway.mail",)
 MAX_OCTETS = 1500
-RUNS = 3000
+RUNS = 1_200
 WORDS = (
     b"\0",
     b"rfc822;",

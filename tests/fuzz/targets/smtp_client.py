@@ -12,7 +12,7 @@ from tests.fuzz.octets import cut, options
 
 CODE = ("gateway.protocol.smtp_client",)
 MAX_OCTETS = 1000
-RUNS = 4000
+RUNS = 1_500
 WORDS = (
     b"250 ok\r\n",
     b"250-x\r\n",

@@ -9,7 +9,7 @@ from tests.fuzz.octets import options
 from tests.native import model_smtp
 
 MAX_OCTETS = 640
-RUNS = 20_000
+RUNS = 12_000
 WORDS = (
     b"MAIL FROM:<",
     b"RCPT TO:<",

@@ -9,7 +9,7 @@ from tests.native import model_smtp
 
 CODE = ("gateway.protocol.esmtp_client",)
 MAX_OCTETS = 3000  # beyond the longest line
-RUNS = 4000
+RUNS = 3_000
 WORDS = (
     b"250-",
     b"250 ",

@@ -11,7 +11,7 @@ from tests.fuzz.smtp_step import Step, split_replies
 
 CODE = ("gateway.protocol.esmtp",)
 MAX_OCTETS = 1500
-RUNS = 3000
+RUNS = 2_200
 WORDS = (
     b"EHLO a\r\n",
     b"LHLO a\r\n",

@@ -30,7 +30,7 @@ from tests.fuzz.targets import smtp_server
 
 CODE = ("gateway.policy", "gateway.spool.incoming", "gateway.spool.log", "gateway.protocol.esmtp")
 MAX_OCTETS = 2000
-RUNS = 500
+RUNS = 200
 WORDS = (*smtp_server.WORDS, b"<Postmaster>", b"Received: x\r\n", b"Message-ID: <x@y>\r\n")
 
 

@@ -18,9 +18,9 @@ from tests.fuzz.segments import Script, Segment
 
 CODE = ("gateway.spool",)
 MAX_OCTETS = 256
-RUNS = 1500
+RUNS = 250
 
-GO_ON = 1
+GO_ON = 1  # of 4: it takes longer than all the rest
 SETTINGS = SpoolConfig(
     segment_octets=64 * 1024,
     spare_segments=1,
@@ -76,7 +76,7 @@ def check(data: bytes) -> None:
         again = recover(root)
         assert contents(again) == found, "a second start finds another mail"
         close(again)
-        if flags & GO_ON:
+        if flags % 4 == GO_ON:
             check_going_on(root, found)
 
 

@@ -10,7 +10,7 @@ from gateway._native import decode_base64, encode_base64, encode_quoted_printabl
 from tests.fuzz.octets import options
 
 MAX_OCTETS = 1024
-RUNS = 20_000
+RUNS = 12_000
 
 QP_LINE = re.compile(rb"(?:[\t -<>-~]|=[0-9A-F]{2})*=?")
 
