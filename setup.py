@@ -2,6 +2,7 @@
 
 GATEWAY_BUILD   release (default) | debug (-O0 -g, bounds checks, leak counters) | sanitizer (ASan + UBSan)
                 | fuzz (the sanitizers and libFuzzer's coverage, by clang: tests/fuzz/build.py sets it all up)
+                | none (no extensions: for an editable install whose extensions are built in place afterwards)
 
 The sources live in /_native, the package in gateway/_native (its __init__.pyi is the whole boundary).
 Cython looks a .pxd up by the extension's dotted name, so /_native never becomes a package: shared code is
@@ -19,6 +20,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 KIND = os.environ.get("GATEWAY_BUILD", "release")
+if KIND == "none":
+    setup()
+    sys.exit()
 SANITIZED = ["-O1", "-g", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 SANITIZERS = {
     "sanitizer": ["-fsanitize=address,undefined"],
