@@ -300,7 +300,7 @@ class LimitsConfig(_Section, frozen=True, kw_only=True):
             "a command waits so long before it is read: above it some mail is refused, that of relay_from last "
             "(one turn of the event loop, some 25 us for each busy session); 0: never",
         ),
-    ] = 0.05
+    ] = 0.02
     shed_commit_s: Annotated[
         float,
         _seconds(

@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from gateway.metrics import Sample
-from gateway.policy.overload import CALM, Load, Traffic
+from gateway.policy.overload import BUSY, CALM, Load, Traffic
 from gateway.queue.lanes import Lane
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 INTERVAL_S = 0.1
 TURNS = 4
 KEEP = 0.8  # of what was counted, at each look: rates are those of the last half second
-# The thread runs, or waits for a CPU, for so much of the time: what waits, waits for us.
-BUSY = 0.85
 ACCEPT_LOOKS = 5  # a thousand clients at once are no overload: they are let in within the half second
 TELL_S = 10.0  # how often it is said that mail is being refused
 
@@ -171,6 +169,7 @@ class LoadMeter:
             taken=self._taken.update(metrics.accepted_fsync + metrics.accepted_memory, seconds),
             refused=self._refused.update(self._shed(), seconds),
             sent=self._sent.update(sum(lane.begun for lane in self._worker.scheduler.lanes), seconds),
+            busy=self.busy,
         )
 
     def _own_wait_s(self, wait_s: float) -> float:

@@ -75,7 +75,7 @@ def _said(console: Console) -> Iterator[Callable[[str], None]]:
     "set_ups",
     multiple=True,
     type=click.Choice(["relay", "accept"]),
-    help="Default: both.",
+    help="Default: relay.  accept needs more CPUs for the tools.",
 )
 @click.option(
     "--factor",
@@ -96,7 +96,7 @@ def overload_command(
     console = Console(stderr=True)
     codes = []
     with _directory(out) as where:
-        for set_up in set_ups or ("relay", "accept"):
+        for set_up in set_ups or ("relay",):
             settings = overload.Settings(
                 set_up=set_up,
                 seconds=seconds,

@@ -32,10 +32,14 @@ LASTING = 2  # updates: a shorter delay is a burst or a pause of the machine, no
 WORST_MAX = 3.0  # what is ten times too slow needs no faster answer than what is three times too slow
 FIRST_CUT = 0.5  # of what is taken, when there was no limit
 CUT = 0.1  # of the limit, for each update and each multiple of the target above it
-CALM = 0.5  # of every target: below that …
-GROW = 1.05  # … the limit grows, so much for each update
-NEAR = 0.9  # of the limit that was too high the last time: above that …
-GROW_NEAR = 1.02  # … it feels its way
+CALM = 0.5  # of every target: below that the limit grows, for each update, …
+BUSY = 0.85  # … while the event loop is busy for less than this part of the time …
+GROW_IDLE = 1.15  # … by so much: it doubles in half a second; …
+FULL = 0.95  # … below this …
+GROW = 1.05  # … by so much …
+NEAR = 0.9  # … and from here on, to the limit that was too high the last time, …
+GROW_NEAR = 1.02  # … it feels its way; …
+GROW_FULL = 1.003  # … and without time to spare hardly at all: what is taken would wait
 QUIET = 10  # updates in which nobody had to be refused or to wait: there is no overload any more
 
 # To refuse costs a quarter of taking and sending on: with more refusals than this for each message that is taken it
@@ -67,11 +71,12 @@ class Load(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Messages a second over the last second or so."""
+    """Messages a second over the last half second or so, and how much of our time that took."""
 
     taken: float = 0.0
     refused: float = 0.0
     sent: float = 0.0
+    busy: float = 1.0  # part of the time in which the event loop ran, or wanted to
 
 
 class Overload:
@@ -106,7 +111,7 @@ class Overload:
         if lasting > 1.0:
             self._cut(lasting, reason, traffic)
         elif worst < CALM and self.limited:
-            self._grow()
+            self._grow(traffic, worst)
 
     def _cut(self, excess: float, reason: str, traffic: Traffic) -> None:
         limit = self.limit
@@ -123,9 +128,14 @@ class Overload:
         self.limited = True
         self.reason = reason
 
-    def _grow(self) -> None:
+    def _grow(self, traffic: Traffic, worst: float) -> None:
         self._growing = True
-        self.limit *= GROW if self.limit < self._crest * NEAR else GROW_NEAR
+        if traffic.busy < BUSY:
+            self.limit *= GROW_IDLE
+        elif traffic.busy < FULL:
+            self.limit *= GROW if self.limit < self._crest * NEAR else GROW_NEAR
+        elif worst < CALM / 2:
+            self.limit *= GROW_FULL
         if self._quiet >= QUIET:
             self.limit = NO_LIMIT
             self.limited = False
