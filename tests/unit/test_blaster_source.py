@@ -362,6 +362,21 @@ def test_what_was_not_accepted_is_sent_again_under_the_same_id(tmp_path):
     assert difference.duplicated_unexplained == 0
 
 
+def test_a_message_sent_again_by_its_source_explains_one_more_copy(tmp_path):
+    """The relay took both tries, and the sink confirmed both: only the source knows why."""
+    source, sink = ledger.Ledger(tmp_path / "sent"), ledger.Ledger(tmp_path / "got")
+    source.unknown("a", ["x"])
+    for name in ("a", "b"):
+        source.add(name, "1", ["x"])
+        for _ in range(2):
+            sink.add(name, "1", ["x"])
+    source.close()
+    sink.close()
+    difference = ledger.prove([tmp_path / "sent"], [tmp_path / "got"])
+    assert (difference.duplicated_explained, difference.duplicated_unexplained) == (1, 1)
+    assert difference.unexplained_ids == ["b to x"]
+
+
 def test_permanent_refusals_are_not_sent_again():
     found, _ = load(SinkPlan(faults=(Fault("rcpt", code=550),)), messages=5, retry_s=0.01)
     assert (found.refused, found.retried) == (5, 0)

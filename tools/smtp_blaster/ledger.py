@@ -223,7 +223,9 @@ class _Count:
                 _name(found.unpromised_ids, name)
         if len(copies) > 1:
             unconfirmed = [at for _, kind, _, at in said if kind == _UNCONFIRMED]
-            explained = self._explained([at for _, at in copies], unconfirmed)
+            # A source that did not hear the reply may have sent again; next to the sink that is the same event.
+            unknown = [at for _, kind, _, at in said if kind == _UNKNOWN]
+            explained = self._explained([at for _, at in copies], max(unconfirmed, unknown, key=len))
             again = len(copies) - 1
             found.duplicated += again
             found.duplicated_explained += explained
