@@ -17,9 +17,8 @@ import fcntl
 import os
 import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from gateway._native import record_column
 from gateway.config_store import StoreConfig
@@ -46,8 +45,6 @@ from gateway.store.model import (
     records_of,
 )
 from gateway.store.search import SearchIndex
-
-T = TypeVar("T")
 
 
 class AccountFile:
@@ -319,25 +316,18 @@ class AccountFile:
 
     def read(self, keys: Sequence[int]) -> list[Content | StoreError]:
         """The messages; what cannot be had is the error that says why."""
-        return self._each(keys, self._contents.read)
+        with self._database.read():
+            return self._contents.read(keys)
 
     def headers(self, keys: Sequence[int]) -> list[bytes | StoreError]:
         """Header sections, with their empty line."""
-        return self._each(keys, self._contents.header)
+        with self._database.read():
+            return self._contents.headers(keys)
 
     def facts(self, keys: Sequence[int]) -> list[bytes | StoreError]:
         """What mail.imap_facts packed at delivery."""
-        return self._each(keys, self._contents.facts)
-
-    def _each(self, keys: Sequence[int], get: Callable[[int], T]) -> list[T | StoreError]:
-        found: list[T | StoreError] = []
         with self._database.read():
-            for key in keys:
-                try:
-                    found.append(get(key))
-                except StoreError as error:
-                    found.append(error)
-        return found
+            return self._contents.facts(keys)
 
     def add(
         self,

@@ -17,9 +17,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import apsw
 import msgspec
 
 from gateway._native import crc32c
@@ -33,6 +36,7 @@ from gateway.store.model import Content
 LARGE_OCTETS = 128 * 1024
 HEADER_OCTETS = 64 * 1024
 SIZE_MAX = 2**32 - 1  # RFC 9051 §4.2: RFC822.SIZE of a record is 32 bits
+_GONE: tuple[Any, ...] = ()  # instead of a row
 RECLAIM_MESSAGES = 500  # removed in one transaction
 SPARE_OCTETS = 4 << 20  # of free pages are kept for new messages, or
 SPARE_PART = 0.25  # that part of the file
@@ -107,52 +111,74 @@ class Contents:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def read(self, key: int) -> Content:
-        """Raises MessageGone, StoreDamaged."""
-        row = self._database.row("SELECT header, crc, file, body FROM message WHERE id=?", (key,))
-        if row is None:
-            raise MessageGone(f"message {key} was expunged")
-        header, crc, file, body = row
+    def read(self, keys: Sequence[int]) -> list[Content | StoreError]:
+        """The messages in that order; what cannot be had is the error that says why."""
+        rows = self._rows("crc, file, header, body", keys)
+        return [self._content(key, rows.get(key, _GONE)) for key in keys]
+
+    def _content(self, key: int, row: tuple[Any, ...] | StoreError) -> Content | StoreError:
+        if isinstance(row, StoreError):
+            return row
+        if row is _GONE:
+            return MessageGone(f"message {key} was expunged")
+        _, crc, file, header, body = row
         if file is not None:
-            body = self._read_large(key, file)
+            try:
+                body = (self._directory / file).read_bytes()
+            except OSError as error:
+                return StoreDamaged(f"the body of message {key} cannot be read: {error}")
         if body is None or crc32c(body, crc32c(header)) != crc:
-            raise StoreDamaged(
+            return StoreDamaged(
                 f"message {key} is not as it was written: run `gateway mailbox check`"
             )
         return Content(header, body)
 
-    def _read_large(self, key: int, name: str) -> bytes:
-        try:
-            return (self._directory / name).read_bytes()
-        except OSError as error:
-            raise StoreDamaged(f"the body of message {key} cannot be read: {error}") from error
+    def headers(self, keys: Sequence[int]) -> list[bytes | StoreError]:
+        """Header sections with their empty line."""
+        found = self._column("header", keys)
+        for at, header in enumerate(found):
+            if header == b"":  # longer than we keep apart, or none at all
+                (content,) = self.read([keys[at]])
+                found[at] = content if isinstance(content, StoreError) else _header_of(content.body)
+        return found
 
-    def header(self, key: int) -> bytes:
-        """The header section with its empty line, as far as the first HEADER_OCTETS show it."""
-        row = self._database.row("SELECT header FROM message WHERE id=?", (key,))
-        if row is None:
-            raise MessageGone(f"message {key} was expunged")
-        found: bytes = row[0]
-        if found:
-            return found
-        content = self.read(key)  # longer than we keep apart, or none at all
-        end = content.body.find(b"\r\n\r\n")
-        return content.body if end < 0 else content.body[: end + 4]
-
-    def facts(self, key: int) -> bytes:
+    def facts(self, keys: Sequence[int]) -> list[bytes | StoreError]:
         """What mail.imap_facts packed at delivery."""
-        row = self._database.row("SELECT facts FROM message WHERE id=?", (key,))
-        if row is None:
-            raise MessageGone(f"message {key} was expunged")
-        found: bytes = row[0]
+        return self._column("facts", keys)
+
+    def _column(self, name: str, keys: Sequence[int]) -> list[bytes | StoreError]:
+        rows = self._rows(name, keys)
+        found: list[bytes | StoreError] = []
+        for key in keys:
+            row = rows.get(key)
+            if row is None:
+                found.append(MessageGone(f"message {key} was expunged"))
+            else:
+                found.append(row if isinstance(row, StoreError) else row[1])
+        return found
+
+    def _rows(self, columns: str, keys: Sequence[int]) -> dict[int, tuple[Any, ...] | StoreError]:
+        """(id, columns) of each message that is there, by its key; one statement costs a fifth of one for each."""
+        sql = f"SELECT m.id, {columns} FROM carray(?) k CROSS JOIN message m ON m.id=k.value"
+        found: dict[int, tuple[Any, ...] | StoreError] = {}
+        try:
+            for row in self._database.execute(sql, (apsw.carray(array("q", keys)),)):
+                found[row[0]] = row
+        except apsw.CorruptError:  # a damaged page: the others are not concerned
+            sql = f"SELECT id, {columns} FROM message WHERE id=?"
+            for key in keys:
+                try:
+                    with errors(self._database.path):
+                        for row in self._database.execute(sql, (key,)):
+                            found[key] = row
+                except StoreError as error:
+                    found[key] = error
         return found
 
     def came_from(self, key: int, origin: str) -> bool:
         """True when the message was delivered by this origin."""
-        try:
-            return section(self.facts(key), ORIGIN) == origin.encode()
-        except StoreError:
-            return False
+        (facts,) = self.facts([key])
+        return not isinstance(facts, StoreError) and section(facts, ORIGIN) == origin.encode()
 
     # -- removing ------------------------------------------------------------------------------------------------
 
@@ -210,6 +236,11 @@ class Contents:
         with self._database.write():
             self._database.execute(f"PRAGMA incremental_vacuum({GIVE_BACK_PAGES})").fetchall()
         return True
+
+
+def _header_of(content: bytes) -> bytes:
+    end = content.find(b"\r\n\r\n")
+    return content if end < 0 else content[: end + 4]
 
 
 def make_directory(path: Path) -> None:

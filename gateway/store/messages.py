@@ -21,7 +21,7 @@ from gateway._native import record_column, split_records, store_flags
 from gateway.mail.imap_facts import message_facts
 from gateway.store.content import Contents, Prepared
 from gateway.store.database import Database
-from gateway.store.errors import LimitReached
+from gateway.store.errors import LimitReached, StoreError
 from gateway.store.index import IndexRow, append, change, load, row_of
 from gateway.store.model import (
     DELETED,
@@ -110,7 +110,9 @@ class Messages:
         row.highestmodseq += 1
         records = []
         for key in keys:
-            content = self._contents.read(key)
+            (content,) = self._contents.read([key])
+            if isinstance(content, StoreError):
+                raise content
             octets = content.header + content.body
             sent_date = message_facts(octets).sent_date
             records.append(

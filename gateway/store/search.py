@@ -79,24 +79,20 @@ class SearchIndex:
         """
         if where not in (TEXT, BODY):
             # The header is read in any case: small, and for a field cheaper than asking the index.
-            return [key for key in keys if self._header_matches(key, where, text)]
+            return [
+                key
+                for key, header in zip(keys, self._contents.headers(keys), strict=True)
+                if not isinstance(header, StoreError) and matches(Content(header, b""), where, text)
+            ]
         candidates = self._candidates(folded(text))
         found = []
         for key in keys:
             if candidates is not None and key <= candidates[0] and key not in candidates[1]:
                 continue
-            try:
-                if matches(self._contents.read(key), where, text):
-                    found.append(key)
-            except StoreError:
-                continue
+            (content,) = self._contents.read([key])
+            if not isinstance(content, StoreError) and matches(content, where, text):
+                found.append(key)
         return found
-
-    def _header_matches(self, key: int, where: str, text: str) -> bool:
-        try:
-            return matches(Content(self._contents.header(key), b""), where, text)
-        except StoreError:
-            return False
 
     def _candidates(self, text: str) -> tuple[int, set[int]] | None:
         """(the last key that is indexed, keys that may match); None when the index cannot tell."""
@@ -150,9 +146,8 @@ class SearchIndex:
         return len(keys) == UPDATE_MESSAGES
 
     def _add(self, index: apsw.Connection, key: int) -> None:
-        try:
-            content = self._contents.read(key)
-        except StoreError:
+        (content,) = self._contents.read([key])
+        if isinstance(content, StoreError):
             return
         text = header_text_of(content.header) + "\n" + body_text_of(content.header + content.body)
         if len(text) > TEXT_CHARACTERS_MAX:

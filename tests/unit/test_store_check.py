@@ -147,6 +147,21 @@ def test_damaged_pages_cost_what_was_in_them(account: Path, seed: int) -> None:
     file.close()
 
 
+def test_a_damaged_page_concerns_its_messages_only(account: Path) -> None:
+    """The others are read and the account goes on; nobody has repaired anything yet."""
+    with open(account / "store.db", "r+b") as damaged:
+        damaged.seek(100 * 4096)
+        damaged.write(os.urandom(4096))
+    file = AccountFile(account, SETTINGS)
+    keys = [record.message for record in records(file, file.mailbox("INBOX"))]
+    found = file.read(keys)
+    lost = sum(isinstance(one, StoreDamaged) for one in found)
+    assert 0 < lost < 20
+    assert sum(isinstance(one, StoreDamaged) for one in file.facts(keys)) <= lost
+    deliver(file, message(1000))
+    file.close()
+
+
 def test_a_file_in_use_is_not_replaced(account: Path) -> None:
     file = AccountFile(account, SETTINGS)
     with open(account / "store.db", "r+b") as damaged:
