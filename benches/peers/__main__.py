@@ -127,6 +127,9 @@ def main(
                     say=say,
                 )
                 console.print(store_table(report["store"]))
+            if "blaster" in which:
+                report["blaster"] = blaster.sources(seconds=seconds, rounds=rounds, say=say)
+                console.print(figures("the source: smtp-blaster beside smtp-source", report["blaster"]))
     finally:
         shutil.rmtree(where, ignore_errors=True)
     if json_file is not None:
