@@ -18,7 +18,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benches.peers import others, retrieval
+from benches.peers import blaster, others, retrieval
 from benches.peers.cells import Cell, Row, run_cell
 from benches.peers.stores import STORES
 
@@ -60,7 +60,7 @@ def cells(which: set[str]) -> list[Cell]:
     return found
 
 
-KINDS = ("durable", "single", "relay", "connect", "workers", "tls", "idle", "pause", "store")
+KINDS = ("durable", "single", "relay", "connect", "workers", "tls", "idle", "pause", "store", "blaster")
 
 
 @click.command()
