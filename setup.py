@@ -23,7 +23,7 @@ KIND = os.environ.get("GATEWAY_BUILD", "release")
 if KIND == "none":
     setup()
     sys.exit()
-SANITIZED = ["-O1", "-g", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+SANITIZED = ["-O1", "-g1", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 SANITIZERS = {
     "sanitizer": ["-fsanitize=address,undefined"],
     "fuzz": ["-fsanitize=address,undefined,fuzzer-no-link"],
