@@ -14,7 +14,7 @@ from tests.fuzz import targets
 
 def main() -> None:
     target = targets.load(sys.argv[1])
-    logging.lastResort = None
+    logging.getLogger().addHandler(logging.NullHandler())
     inputs = [(str(name), Path(name).read_bytes()) for name in sys.argv[2:]]
     if not inputs:
         inputs = [(f"seed {number}", seed) for number, seed in enumerate(target.seeds())]

@@ -35,7 +35,7 @@ def main() -> None:
     import gateway._native
 
     assert str(gateway._native.__file__).startswith(str(LIB)), "not the fuzz build"
-    logging.lastResort = None  # only targets listen to what is logged
+    logging.getLogger().addHandler(logging.NullHandler())  # only targets listen
     # libFuzzer starts itself again by argv[0] for -merge and -minimize_crash.
     atheris.Setup([str(launcher(name)), *arguments], target.check)
     atheris.Fuzz()
