@@ -22,7 +22,8 @@ def test_a_run_over_a_link_that_delays_and_loses(tmp_path: Path) -> None:
     sink = RunningSink(SinkPlan(ledger=str(tmp_path / "got")))
     done = subprocess.run(
         [sys.executable, "-m", "smtp_blaster", "smtp", f"127.0.0.1:{sink.port}",
-         "--lab", "delay=20ms,loss=2%,rate=20mbit", "--messages", "60", "--connections", "10", "--ledger", str(tmp_path / "sent"), "--json"],
+         "--lab", "delay=20ms,loss=2%,rate=20mbit", "--messages", "60", "--connections", "10",
+         "--ledger", str(tmp_path / "sent"), "--json"],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
