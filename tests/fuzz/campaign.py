@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tests.fuzz.engine import Finding, Progress, Slice
+from tests.fuzz.engine import Finding, Progress, Slice, reduce
 from tests.fuzz.targets import Target
 
 SLICE_S = 60.0
@@ -72,7 +72,10 @@ class Campaign:
             if self._stopped or len(progress.findings) >= FINDINGS_MAX:
                 return
             running = self._running[target.name] = Slice(target, progress)
+            known = len(progress.findings)
             running.run(seconds=left, seed=self.seed and self.seed + number)
+            for finding in progress.findings[known:]:
+                reduce(target, finding)
             del self._running[target.name]
 
     # -- what people see -----------------------------------------------------------------------------------------------

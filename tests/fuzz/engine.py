@@ -1,6 +1,6 @@
 """One slice of fuzzing: a worker process, its progress while it runs, and what it found.
 
-Owns      Slice; replay() of inputs; merge() of corpora; the folders under build/fuzz
+Owns      Slice; replay() of inputs; reduce() of a finding; merge() of corpora; the folders under build/fuzz
 Files     build/fuzz/corpus/<target>: grown, of no value but to go on from; build/fuzz/findings/<target>
 Limits    INPUT_S, MEMORY_MB and ALLOCATION_MB: an input that needs more is a finding
 Errors    a worker that dies without a finding is one itself, with the end of its output
@@ -33,6 +33,7 @@ LIMITS = (
     f"-malloc_limit_mb={ALLOCATION_MB}",
 )
 KEPT_LINES = 400
+REDUCE_STEP_S, REDUCE_S = 5, 60
 _MEMORY_DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 _STATUS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: \d+ corp: (\d+)/(\S+) .* rss: (\d+)Mb")
@@ -186,6 +187,26 @@ def replay(target: Target, inputs: Iterable[Path]) -> tuple[int, str]:
     with _started(target, "-runs=0", *(str(path.resolve()) for path in inputs)) as process:
         output, _ = process.communicate()
     return process.returncode, output
+
+
+def reduce(target: Target, finding: Finding) -> None:
+    """A smaller input that shows the same takes the place of the finding's, if one is found in time."""
+    smaller = finding.path.with_name(f"{finding.path.name}.smaller")
+    with _started(
+        target,
+        "-minimize_crash=1",
+        f"-max_total_time={REDUCE_STEP_S}",
+        f"-exact_artifact_path={smaller}",
+        str(finding.path),
+    ) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=REDUCE_S)
+        process.kill()
+    if smaller.exists():
+        status, output = replay(target, [smaller])
+        if status and describe(output) == finding.what:
+            finding.path.write_bytes(smaller.read_bytes())
+        smaller.unlink()
 
 
 def merge(target: Target, into: Path) -> int:
