@@ -277,7 +277,7 @@ class QueuePoll:
     ) -> None:
         """sockets: those that listen now, asked at every look.
 
-        interval_s: whoever scrapes /metrics comes every 10 to 60 s; a dump by pyroute2 leaves 0.1 MiB of cyclic garbage.
+        interval_s: who scrapes /metrics comes every 10 to 60 s; a dump by pyroute2 leaves 0.1 MiB of cyclic garbage.
         """
         self.queues: dict[int, AcceptQueue] = {}  # by file descriptor
         self._netlink = netlink
