@@ -40,7 +40,7 @@ _ENCODABLE_MESSAGES = (
     b"message/global-delivery-status",
     b"message/global-disposition-notification",
 )
-_NOT_IN_HEADERS = re.compile(rb"\0|\r(?!\n|\Z)")
+_NOT_IN_HEADERS = re.compile(rb"\0|\r(?!\n)")
 _QUESTION_MARKS = bytes(c if 0 < c < 128 else ord("?") for c in range(256))
 
 
@@ -88,10 +88,12 @@ class _Converter:
             sealed.append(
                 parent >= 0 and (sealed[parent] or self.parts[parent].media_type in _SEALED)
             )
-        self.repair_headers(sealed)
         for part, inner, is_sealed in zip(self.parts, children, sealed, strict=True):
             # RFC 6152 is about bodies: a header in UTF-8 needs SMTPUTF8 and has no 7-bit form here
             if part.header_eight_bit and not self.allow_8bit:
+                self.possible = False
+            # ... nor can there be a NUL or bare CR in one; without it the header might mean something else
+            if _NOT_IN_HEADERS.search(self.content, part.header_start, part.header_end):
                 self.possible = False
             if not self.possible:
                 return None
@@ -102,18 +104,6 @@ class _Converter:
             else:
                 self.convert_leaf(part)
         return self.edited() if self.possible else None
-
-    def repair_headers(self, sealed: list[bool]) -> None:
-        """RFC 5322 §2.2 has no NUL and no bare CR: SP takes their place, as in mail that comes by DATA."""
-        repaired: bytearray | None = None
-        for part, is_sealed in zip(self.parts, sealed, strict=True):
-            header = self.content[part.header_start : part.header_end]
-            if _NOT_IN_HEADERS.search(header):
-                self.possible &= not is_sealed
-                repaired = repaired or bytearray(self.content)
-                repaired[part.header_start : part.header_end] = _NOT_IN_HEADERS.sub(b" ", header)
-        if repaired is not None:
-            self.content = bytes(repaired)
 
     def edited(self) -> bytes:
         if not self.edits:
@@ -223,14 +213,17 @@ class _Converter:
 def to_7bit(content: bytes) -> bytes | None:
     """content in lines of ASCII (RFC 6152 §3), the same object when it is that already; None: impossible.
 
-    Impossible are 8-bit headers, 8-bit octets in what is signed or encrypted, in message/partial and
-    its like, and structures deeper or larger than the scanner's limits.
+    Impossible are 8-bit headers, headers with NUL or bare CR, 8-bit octets in what is signed or
+    encrypted, in message/partial and its like, and structures beyond the scanner's limits.
     """
     return _Converter(content, allow_8bit=False).run()
 
 
 def to_8bit(content: bytes) -> bytes | None:
-    """content without what only BINARYMIME may carry (RFC 3030 §3): NUL, bare CR or LF, long lines."""
+    """content without what only BINARYMIME may carry (RFC 3030 §3): NUL, bare CR or LF, long lines.
+
+    Only bodies are converted: a header with NUL or bare CR makes it impossible (None).
+    """
     return _Converter(content, allow_8bit=True).run()
 
 
