@@ -213,19 +213,19 @@ class _Count:
                 _name(found.altered_ids, name)
         else:
             refused = any(kind == _REFUSED for _, kind, _, _ in said)
-            unknown = any(kind == _UNKNOWN for _, kind, _, _ in said)
-            found.unknown += unknown
-            found.refused += refused and not unknown
+            unheard_of = any(kind == _UNKNOWN for _, kind, _, _ in said)
+            found.unknown += unheard_of
+            found.refused += refused and not unheard_of
             if copies:
                 found.unpromised += 1
-                found.unpromised_unknown += unknown
-                found.unpromised_refused += refused and not unknown
+                found.unpromised_unknown += unheard_of
+                found.unpromised_refused += refused and not unheard_of
                 _name(found.unpromised_ids, name)
         if len(copies) > 1:
             unconfirmed = [at for _, kind, _, at in said if kind == _UNCONFIRMED]
             # A source that did not hear the reply may have sent again; next to the sink that is the same event.
-            unknown = [at for _, kind, _, at in said if kind == _UNKNOWN]
-            explained = self._explained([at for _, at in copies], max(unconfirmed, unknown, key=len))
+            unheard = [at for _, kind, _, at in said if kind == _UNKNOWN]
+            explained = self._explained([at for _, at in copies], max(unconfirmed, unheard, key=len))
             again = len(copies) - 1
             found.duplicated += again
             found.duplicated_explained += explained
