@@ -311,19 +311,24 @@ def test_submission_wants_auth():
 # -- a server that goes -----------------------------------------------------------------------------
 
 
-def test_a_server_that_comes_back_gets_the_rest(tmp_path):
-    """Broken transactions are unknown, not accepted; the others wait and are sent."""
+@pytest.mark.parametrize(("first", "patience_s"), [(20, 20.0), (80, 0.6)])
+def test_a_server_that_comes_back_gets_the_rest(tmp_path, first, patience_s):
+    """Broken transactions are unknown, not accepted; the others wait and are sent.
+
+    Patience begins with the break, not with the connection (80 messages take a second).
+    """
     sent, got = tmp_path / "sent", tmp_path / "got"
 
     async def scenario() -> Result:
         sink = Sink(SinkPlan(ledger=str(got), faults=(Fault("content", delay_s=0.05),)))
         await sink.start()
         address = f"127.0.0.1:{sink.port}"
-        source = Source(
-            Plan(target=address, messages=60, connections=4, size_octets=1000, ledger=str(sent), patience_s=20.0)
+        plan = Plan(
+            target=address, messages=first + 40, connections=4, size_octets=1000, ledger=str(sent), patience_s=patience_s
         )
+        source = Source(plan)
         run = asyncio.create_task(source.run())
-        while source.accepted < 20:
+        while source.accepted < first:
             await asyncio.sleep(0.01)
         await sink.stop()
         await asyncio.sleep(0.3)
@@ -334,7 +339,7 @@ def test_a_server_that_comes_back_gets_the_rest(tmp_path):
         return found
 
     found = uvloop.run(scenario())
-    assert found.accepted + found.broken == 60
+    assert found.accepted + found.broken == first + 40
     assert 1 <= found.broken <= 4
     assert found.connections_failed > 0 and found.unsent == 0
     unknown = [row for row in rows(sent) if row[0] == "unknown"]

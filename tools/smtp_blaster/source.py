@@ -249,8 +249,11 @@ class Source:
             await asyncio.sleep(plan.ramp_s * number / plan.connections)
         failures = 0
         while (message := await self._due()) is not None:
-            failures = 0 if await self._serve(message) else failures + 1
-            if failures:
+            if await self._serve(message):
+                failures = 0
+                self._ready_ns = time.monotonic_ns()  # one that was opened long ago was good until now
+            else:
+                failures += 1
                 if self._is_out_of_patience():
                     self.stop()
                 await self._pause(min(BACKOFF_S[0] * 2 ** (failures - 1), BACKOFF_S[1]))
