@@ -263,7 +263,9 @@ def judge(
         at_most("median to that at 0.8 R", *_ratio(during, before, "p50_ms", MEDIAN_MAX)),
         at_most("99 % to that at 0.8 R", *_ratio(during, before, "p99_ms", P99_MAX)),
         at_most(
-            "refused otherwise than by 421, 45x and 4.x.x", sum(_is_odd(phase) for phase in phases), 0
+            "refused otherwise than by 421, 45x and 4.x.x",
+            sum(_is_odd(phase) for phase in phases),
+            0,
         ),
         at_most("longest queue, seconds of R", queue / rate, QUEUE_MAX_S, "s"),
         at_most("memory more than at 0.8 R", memory[1] - memory[0], MEMORY_MAX_OCTETS, "octets"),

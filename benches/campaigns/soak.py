@@ -44,6 +44,9 @@ JUDGED_MIN_S = 900.0  # a slope from less says nothing
 # before the next release, and a leak of one object a message at ten a second is 2 MiB an hour.
 SLOPE_MAX = 1 * MIB  # octets an hour
 DESCRIPTORS_MORE = 8  # in the quiet at the end, to that at the start: segments that are ready
+MISSING_MAX = (
+    0.25  # a source that gave up early soaks nothing; restarts and a busy machine cost some
+)
 SEGMENT = 16 * MIB
 SPOOL_MAX = (
     2 * 5 * SEGMENT
@@ -305,8 +308,15 @@ class Soak:
             value for _, value in samples.between("spool", quiet + self._quiet_s, samples.now())
         ]
         told = runs["bounced"].totals.accepted - len(reports)
+        missing = max(
+            1
+            - (run.totals.accepted + run.totals.refused + run.totals.broken)
+            / (self.settings.rate * part * self.settings.seconds)
+            for run, (part, _, _) in zip(runs.values(), SOURCES.values(), strict=True)
+        )
         verdict.criteria += [
             at_most("spool when all is sent", min(spool, default=0.0), SPOOL_MAX, "octets"),
+            at_most("part of a source's mail that never came", missing, MISSING_MAX),
             at_most("accepted and lost", difference.lost, 0),
             at_most("altered", difference.altered, 0),
             at_most("delivered twice without a reason", difference.duplicated_unexplained, 0),

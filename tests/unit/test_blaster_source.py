@@ -324,8 +324,9 @@ def test_a_server_that_comes_back_gets_the_rest(tmp_path, first, patience_s):
         await sink.start()
         address = f"127.0.0.1:{sink.port}"
         plan = Plan(
-            target=address, messages=first + 40, connections=4, size_octets=1000, ledger=str(sent), patience_s=patience_s
-        )
+            target=address, messages=first + 40, connections=4, size_octets=1000, ledger=str(sent),
+            patience_s=patience_s,
+        )  # fmt: skip
         source = Source(plan)
         run = asyncio.create_task(source.run())
         while source.accepted < first:
