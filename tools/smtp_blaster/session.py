@@ -290,10 +290,10 @@ class Session:
 
     def _count_dot(self, line: bytes) -> None:
         """The positive reply to content, one line."""
-        if not self._tally.reply_again(DOT, line):
+        if not self._tally.reply_again(line):
             for code, enhanced, text in ReplyParser().feed(line):
                 self._tally.reply(DOT, code, enhanced, text)
-                self._tally.remember(DOT, code, enhanced, line)
+                self._tally.remember(code, enhanced, line)
 
     def _on_reply(self, code: int, enhanced: str, text: str) -> None:
         stage = self._stage

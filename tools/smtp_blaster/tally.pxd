@@ -24,4 +24,4 @@ cdef class Tally:
     cpdef reply(self, long long stage, long long code, str enhanced, str text)
     @cython.locals(first=Py_ssize_t, index=Py_ssize_t, count=longlong)
     cpdef dict counts(self, Py_ssize_t stage)
-    cpdef bint reply_again(self, long long stage, bytes line)
+    cpdef bint reply_again(self, bytes line)

@@ -75,7 +75,7 @@ class Tally:
         self.interval: dict[int, int] = {}  # bucket → accepted messages since the owner emptied it
         # (stage, code, enhanced status) → [count, text of the first]
         self.answers: dict[tuple[int, int, str], list] = {}  # type: ignore[type-arg]
-        self._alike: dict[tuple[int, bytes], list] = {}  # type: ignore[type-arg]
+        self._alike: dict[bytes, list] = {}  # type: ignore[type-arg]
 
     def record(self, stage: int, ns: int) -> None:
         index = stage * _buckets + index_of(ns)
@@ -110,15 +110,15 @@ class Tally:
         elif len(self.answers) < ANSWERS_MAX:
             self.answers[key] = [1, text]
 
-    def remember(self, stage: int, code: int, enhanced: str, line: bytes) -> None:
-        """Lines that begin like this one are such replies, too."""
-        answer = self.answers.get((stage, code, enhanced))
+    def remember(self, code: int, enhanced: str, line: bytes) -> None:
+        """Replies to content that begin like this one are such, too."""
+        answer = self.answers.get((DOT, code, enhanced))
         if answer is not None and len(self._alike) < ANSWERS_MAX:
-            self._alike[stage, line[:ALIKE_OCTETS]] = answer
+            self._alike[line[:ALIKE_OCTETS]] = answer
 
-    def reply_again(self, stage: int, line: bytes) -> bool:
-        """Counted, when a line that begins like this one was remembered."""
-        answer = self._alike.get((stage, line[:ALIKE_OCTETS]))
+    def reply_again(self, line: bytes) -> bool:
+        """A reply to content: counted, when one that begins like it was remembered."""
+        answer = self._alike.get(line[:ALIKE_OCTETS])
         if answer is None:
             return False
         answer[0] += 1
