@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.world import PassingClock, World
+from fault_world import PassingClock, World
 
 from gateway.net.connection import DeadlineSweep
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from e2e.rig import CLOSE, DROP, Sender, Session, route, without_received
 from e2e.test_outgoing_tls import NAME, Authority
-from faults.world import BOB, CONTENT, TIMEOUTS, Gateway, World, metric, shown, wait_until
+from fault_world import BOB, CONTENT, TIMEOUTS, Gateway, World, metric, shown, wait_until
 from gateway_tools import run
 
 KINDS = {"expired": "expired", "wrong name": "mismatch", "untrusted": "self"}

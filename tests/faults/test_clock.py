@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from e2e.rig import Sender, queue_id
-from faults.world import CONTENT, World
+from fault_world import CONTENT, World
 from interop_peers import RunningGateway, listener, need, route, wait_for
 
 RETRY_S = 1.0

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 from e2e.rig import Gateway, NextHop, route
-from faults.world import (
+from fault_world import (
     CONTENT,
     DAY_S,
     World,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from e2e.rig import Sender
-from faults.world import CONTENT, World
+from fault_world import CONTENT, World
 from interop_peers import RunningGateway, RunningSink, listener, need, need_root, route, wait_for
 
 SERVFAIL, NXDOMAIN = 2, 3  # RFC 1035 §4.1.1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from e2e.rig import Sender, without_received
-from faults.world import CONTENT
+from fault_world import CONTENT
 from interop_peers import RunningGateway, RunningSink, route, wait_for
 from smtp_blaster.lab import Lab, LabError
 from smtp_blaster.sink import SinkPlan

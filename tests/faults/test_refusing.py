@@ -10,7 +10,7 @@ import time
 
 import pytest
 from e2e.rig import CLOSE, PLAIN, Sender, Session, route, without_received
-from faults.world import CONTENT, TIMEOUTS, World, attempts, shown, wait_until
+from fault_world import CONTENT, TIMEOUTS, World, attempts, shown, wait_until
 
 FIFTY = [f"user{number}@rcpt.test" for number in range(50)]
 

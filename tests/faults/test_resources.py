@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from e2e.rig import Sender
-from faults.world import CONTENT, World
+from fault_world import CONTENT, World
 from gateway_tools import samples, scrape, worker_pids
 from interop_peers import RunningGateway, listener, need_root, route, wait_for
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from e2e.rig import PLAIN, QUICK, Session, route, without_received
-from faults.world import CONTENT, TIMEOUTS, World, attempts, wait_until
+from fault_world import CONTENT, TIMEOUTS, World, attempts, wait_until
 
 LARGE = b"Subject: large\r\n\r\n" + (b"x" * 70 + b"\r\n") * 40_000
 

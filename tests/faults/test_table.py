@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 
-from faults.table import HERE, page, rows
+from fault_table import HERE, page, rows
 
 
 def test_readme_is_the_table() -> None:
-    assert (HERE / "README.md").read_text() == page(), "python tests/faults/table.py > tests/faults/README.md"
+    assert (HERE / "README.md").read_text() == page(), "python tests/faults/fault_table.py > tests/faults/README.md"
 
 
 def test_every_test_says_what_is_expected() -> None:

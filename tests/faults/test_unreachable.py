@@ -9,7 +9,7 @@ import socket
 import time
 
 from e2e.rig import QUICK, route, without_received
-from faults.world import BOB, CONTENT, World, metric, shown, wait_until
+from fault_world import BOB, CONTENT, World, metric, shown, wait_until
 
 
 def numbered(number: int) -> bytes:

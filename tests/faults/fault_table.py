@@ -23,7 +23,7 @@ shown, and when the mail arrives.  Each row is a test with the whole gateway and
 alone by `.venv/bin/pytest tests/faults`; network namespaces, name servers and full disks need root and are skipped
 without it.
 
-This page is made by `python tests/faults/table.py > tests/faults/README.md`.
+This page is made by `python tests/faults/fault_table.py > tests/faults/README.md`.
 """
 
 
