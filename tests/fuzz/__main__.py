@@ -1,8 +1,9 @@
-"""python -m tests.fuzz: fuzz all targets, one, or show what an input does.
+"""Fuzz all targets, or one; or show what an input does.
 
-python -m tests.fuzz [--seconds 600] [--jobs 2] [TARGET]       a campaign; exit 1 when something was found
-python -m tests.fuzz TARGET FILE ...                          one input after another, in the fuzz build
-python -m tests.fuzz --merge [TARGET]                         make tests/fuzz/corpus the smallest set of inputs
+\b
+python -m tests.fuzz [--seconds 600] [TARGET]     a campaign; exit status 1 when something was found
+python -m tests.fuzz TARGET FILE ...              these inputs, one after another, in the fuzz build
+python -m tests.fuzz --merge [TARGET]             make tests/fuzz/corpus the smallest set of inputs
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests.fuzz.engine import describe, merge, replay
 console = Console()
 
 
-@click.command(help=(__doc__ or "").partition("\n")[2], context_settings={"max_content_width": 110})
+@click.command(help=__doc__, context_settings={"max_content_width": 110})
 @click.argument("target", required=False, metavar="[TARGET]", type=click.Choice(targets.names()))
 @click.argument(
     "files", nargs=-1, metavar="[FILE]...", type=click.Path(exists=True, path_type=Path)
