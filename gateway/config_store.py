@@ -42,10 +42,10 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
         _seconds(
             0.0,
             10.0,
-            "deliveries to one account within this time share a transaction; the first after a pause "
-            "is done at once (Dovecot tells its sessions after 0.5 s)",
+            "a busy worker lets deliveries to one account wait so long for others to share their "
+            "transaction; the first is done at once (Dovecot tells its sessions after 0.5 s)",
         ),
-    ] = 0.25
+    ] = 0.5
     waiting_octets: Annotated[
         int,
         _count(

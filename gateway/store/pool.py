@@ -7,8 +7,8 @@
     Blocking  threads only; the loop waits for nothing
 
 Everything that waits on an account while another transaction runs is done in the next turn: deliveries of one turn
-share a transaction, and so do those that come within gather_s of the one before.  All bookkeeping is the loop's; a
-thread only takes from the deques of the slot it was given.
+share a transaction, and so do, in a busy worker, those that come within gather_s of the one before.  All bookkeeping is
+the loop's; a thread only takes from the deques of the slot it was given.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ Done = Callable[[Any, StoreError | None], None]
 DeliveryDone = Callable[[Delivered | StoreError], None]
 
 JOBS_PER_TURN = 64
+BUSY_DELIVERIES = 16  # within gather_s, over all accounts; with fewer nothing is worth waiting for
 
 
 class Slot:
@@ -82,6 +83,9 @@ class Pool:
         self._open = 0
         self._waiting_octets = 0
         self._closed = False
+        self._tick_at = 0.0  # when the current period of gather_s ends
+        self._tick_deliveries = 0  # in it
+        self._is_busy = False  # the period before had many
         self._idle = asyncio.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"store-{number}", daemon=True)
@@ -108,6 +112,7 @@ class Pool:
         slot = self._slot(delivery.account, lambda _, error: done(error or StoreBusy("closed")))
         if slot is not None:
             self._waiting_octets += octets
+            self._count_delivery()
             slot.deliveries.append((delivery, octets, done))
             self._gather(slot, delivery.urgent)
 
@@ -146,13 +151,23 @@ class Pool:
             self._slots[account] = slot
         return slot
 
+    def _count_delivery(self) -> None:
+        now = self._loop.time()
+        if now >= self._tick_at:
+            recent = now - self._tick_at < self._settings.gather_s
+            self._is_busy = recent and self._tick_deliveries >= BUSY_DELIVERIES
+            self._tick_at = self._next_tick()
+            self._tick_deliveries = 0
+        self._tick_deliveries += 1
+
     def _gather(self, slot: Slot, urgent: bool) -> None:
-        """Deliveries that follow each other soon share a transaction; the first after a pause is done at once."""
+        """In a busy worker, deliveries that follow each other soon share a transaction; the first is done at once."""
         if slot.busy:
             return
         if (
             urgent
             or self._closed
+            or not (self._is_busy or self._tick_deliveries >= BUSY_DELIVERIES)
             or slot.jobs
             or len(slot.deliveries) >= self._settings.batch_messages
             or self._loop.time() >= slot.due_at

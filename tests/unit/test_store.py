@@ -96,7 +96,14 @@ async def test_deliveries_that_wait_share_a_transaction(
 
 
 @on_loop
-async def test_deliveries_that_follow_soon_are_gathered(tmp_path: Path) -> None:
+async def test_deliveries_that_follow_soon_are_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = Store(tmp_path / "quiet", StoreConfig(gather_s=10.0))
+    for _ in range(5):
+        assert isinstance(await deliver(quiet, "a@x"), Delivered)  # nobody waits in a quiet worker
+    await quiet.close()
+    monkeypatch.setattr("gateway.store.pool.BUSY_DELIVERIES", 0)
     store = Store(tmp_path, StoreConfig(gather_s=10.0))
     first = await deliver(store, "a@x")  # at once
     waiting = [deliver(store, "a@x"), deliver(store, "a@x")]
