@@ -1,9 +1,9 @@
 """The crash campaign: kills, power losses and failing disks, for as long as one likes, and the table of it.
 
-    campaign.py [--rounds N] [--seed N] [--states N] [--report FILE.md]      (make crash ROUNDS=… SEED=… REPORT=…)
+campaign.py [--rounds N] [--seed N] [--states N] [--report FILE.md]      (make crash ROUNDS=… SEED=… REPORT=…)
 
-    Flow      kill rounds of the whole gateway → of the spool alone → power losses → mutants → failing disks → tables
-    Errors    exit 1 when a promise was broken or a test failed, with what is known of it; no report is written then
+Flow      kill rounds of the whole gateway → of the spool alone → power losses → mutants → failing disks → tables
+Errors    exit 1 when a promise was broken or a test failed, with what is known of it; no report is written then
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from crash_report import DiskCase, Evidence, render
+from crash_report import Case, Evidence, render
 from faults import NAMES, WHENS, Control, build, environment, make_control
 from kill_campaign import KillCampaign
 from power_campaign import CHAIN, PowerCampaign, in_memory, mutants
@@ -51,37 +51,51 @@ def spool_rounds(where: Path, rounds: int, seed: int, tick: Tick) -> dict[str, i
     return {name: sum(control.kills_of(name, when) for when in WHENS) for name in NAMES}
 
 
-def disk_cases(where: Path, tick: Tick) -> list[DiskCase]:
+def disk_cases(where: Path, tick: Tick) -> list[Case]:
     """The tests of disks that are full or fail, as they are in `make test`."""
-    cases: dict[str, DiskCase] = {}
+    make_control(where / "control")
+    preloaded = environment(build(where), where / "control")
+    cases: list[Case] = []
     for number, (name, env) in enumerate(
         (
-            ("spool_fault_cases.py", environment(build(where), where / "control")),
+            ("spool_fault_cases.py", preloaded),
             ("test_spool_faults.py", dict(os.environ)),
             ("test_gateway_disk.py", dict(os.environ)),
         )
     ):
         tick(number, name)
-        make_control(where / "control")
-        result = where / "junit.xml"
-        options = ["-q", "-p", "no:cacheprovider", f"--junitxml={result}"]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, "-k", "not injected", str(HERE / name)],
-            env=env,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-4000:]
-        for case in ElementTree.parse(result).iter("testcase"):
-            title = case.get("name", "").partition("[")[0].removeprefix("test_").replace("_", " ")
-            found = cases.setdefault(title, DiskCase(title))
-            if case.find("skipped") is None:
-                found.passed += 1
-            else:
-                found.skipped += 1
+        cases += tests_of(name, env, where)
     tick(3, "done")
+    return cases
+
+
+def store_cases(where: Path, rounds: int, states: int) -> list[Case]:
+    """The mailbox store: its own kills and power cuts, as many as the spool's are long."""
+    amounts = {"STORE_KILL_ROUNDS": str(rounds), "STORE_POWER_STATES": str(states)}
+    return tests_of("test_store_kill.py", {**os.environ, **amounts}, where)
+
+
+def tests_of(name: str, env: dict[str, str], where: Path) -> list[Case]:
+    """Run a file of tests; one Case for all the parameters of a test."""
+    cases: dict[str, Case] = {}
+    result = where / "junit.xml"
+    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={result}", "-k", "not injected"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(HERE / name)],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    for case in ElementTree.parse(result).iter("testcase"):
+        title = case.get("name", "").partition("[")[0].removeprefix("test_").replace("_", " ")
+        found = cases.setdefault(title, Case(title))
+        if case.find("skipped") is None:
+            found.passed += 1
+        else:
+            found.skipped += 1
     return list(cases.values())
 
 
@@ -123,6 +137,9 @@ def run(rounds: int, seed: int, states: int, command: str, console: Console) -> 
         tick(1, "all noticed")
         where, tick = part("fill and break disks", 3)
         disk = disk_cases(where, tick)
+        where, tick = part("the mailbox store", 1)
+        store = store_cases(where, rounds, states // 10)
+        tick(1, "done")
     return Evidence(
         command=command,
         kills=kills,
@@ -131,6 +148,9 @@ def run(rounds: int, seed: int, states: int, command: str, console: Console) -> 
         power=power,
         mutants=found,
         disk=disk,
+        store=store,
+        store_rounds=rounds,
+        store_states=states // 10,
     )
 
 

@@ -1,6 +1,6 @@
 """The published table: what a crash campaign did, in Markdown.
 
-Owns      Evidence (everything that the report says), DiskCase, render()
+Owns      Evidence (everything that the report says), Case, render()
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from power_campaign import PowerReport
 ROOT = Path(__file__).parents[2]
 
 
-class DiskCase(msgspec.Struct):
-    """A test of the failing disks, all its parameters together."""
+class Case(msgspec.Struct):
+    """A test, all its parameters together."""
 
     name: str
     passed: int = 0
@@ -36,12 +36,15 @@ class Evidence(msgspec.Struct, kw_only=True):
     spool_kills: dict[str, int]  # by point
     power: PowerReport
     mutants: dict[str, str]
-    disk: list[DiskCase]
+    disk: list[Case]
+    store: list[Case]
+    store_rounds: int
+    store_states: int  # disks of each of its power cuts, at most
 
 
 def render(evidence: Evidence) -> str:
     """The report in Markdown."""
-    parts = (_head, _kills, _power, _disk)
+    parts = (_head, _kills, _power, _disk, _store)
     return "\n".join(part(evidence) for part in parts)
 
 
@@ -151,10 +154,24 @@ something only when it notices what is wrong:
 """
 
 
+def _rows(cases: list[Case]) -> str:
+    return "\n".join(f"| {case.name} | {case.passed} | {case.skipped or '–'} |" for case in cases)
+
+
+def _store(evidence: Evidence) -> str:
+    return f"""\
+## The mailbox store
+
+The same for the store: {evidence.store_rounds} rounds of SIGKILL, and power cuts with up to
+{evidence.store_states:,} disks each.
+
+| what is shown | cases passed | not run here |
+|---|---:|---:|
+{_rows(evidence.store)}
+"""
+
+
 def _disk(evidence: Evidence) -> str:
-    rows = "\n".join(
-        f"| {case.name} | {case.passed} | {case.skipped or '–'} |" for case in evidence.disk
-    )
     return f"""\
 ## Disks that are full or fail
 
@@ -164,7 +181,7 @@ root.
 
 | what is shown | cases passed | not run here |
 |---|---:|---:|
-{rows}
+{_rows(evidence.disk)}
 """
 
 

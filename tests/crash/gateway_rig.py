@@ -95,7 +95,9 @@ class Rig:
 
     # -- processes ---------------------------------------------------------------------------------
 
-    def configure(self, *, workers: int = 2, hold: bool = False, write_method: str = "auto") -> None:
+    def configure(
+        self, *, workers: int = 2, hold: bool = False, write_method: str = "auto"
+    ) -> None:
         """What the next start reads."""
         text = self._config.replace("workers = 2", f"workers = {workers}")
         if hold:

@@ -56,7 +56,11 @@ START_S = 90.0  # on a machine that does much else
 MORE = 4
 
 RANDOM = "at random"
-AT_START = ("partition lock", "header reuse", *(name for name in NAMES if name.startswith("recovery: ")))
+AT_START = (
+    "partition lock",
+    "header reuse",
+    *(name for name in NAMES if name.startswith("recovery: ")),
+)
 AT_ADOPTION = tuple(name for name in NAMES if name.startswith("adoption: "))
 NEVER_ALONE = ("any",)
 # Where half of it can be done.
@@ -411,7 +415,9 @@ class KillCampaign:
             scope = SCOPES[control.death[i].scope]
             kills[scope] = kills.get(scope, 0) + 1
         points = [
-            PointCount(name, what, control.hits_of(name), *(control.kills_of(name, w) for w in WHENS))
+            PointCount(
+                name, what, control.hits_of(name), *(control.kills_of(name, w) for w in WHENS)
+            )
             for name, what in POINTS.items()
             if name not in NEVER_ALONE
         ]

@@ -121,7 +121,9 @@ class PowerCampaign:
         shutil.rmtree(root, ignore_errors=True)
         base = self._base
         if adopts:  # what was left is nobody's any more, and partition 0 is new
-            base = {path.replace("0", "1", 1): octets for path, octets in base.items() if path[0] == "0"}
+            base = {
+                path.replace("0", "1", 1): octets for path, octets in base.items() if path[0] == "0"
+            }
         write_tree(root, base)
         self._control.clear()
         how = [*(["adopt"] if adopts else []), *(["fail"] if fails else [])]
@@ -146,7 +148,11 @@ class PowerCampaign:
         """Recover every state, and leave one of them to the next generation."""
         sector = SECTORS[number % 2]
         tried = states(
-            trace, seed=self.seed + number, limit=self._limit, sector=sector, scratch=self._states_at
+            trace,
+            seed=self.seed + number,
+            limit=self._limit,
+            sector=sector,
+            scratch=self._states_at,
         )
         before = self._summary.tried
         left: tuple[Tree, dict[str, bytes]] | None = None

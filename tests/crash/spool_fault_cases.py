@@ -122,7 +122,9 @@ def test_a_large_message_fails_as_a_whole(rig: Rig, control: Control):
     assert ids(rig) == [whole.queue_id]
 
 
-def begun_in_one_segment_and_ended_in_another(rig: Rig, control: Control) -> tuple[bytes, list[object]]:
+def begun_in_one_segment_and_ended_in_another(
+    rig: Rig, control: Control
+) -> tuple[bytes, list[object]]:
     """A large message whose first pieces are in a write that fails, and its end in one that does not."""
     piece, number, told = bytes(range(250)) * 32, 0, []
     incoming = rig.spool.begin()
