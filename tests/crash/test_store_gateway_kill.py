@@ -33,7 +33,7 @@ pytestmark = pytest.mark.crash
 
 USERS = 4
 CLIENTS = 3
-ROUNDS = 4
+ROUNDS = 3
 CONFIG = """
 hostname = "mx.example.test"
 state_dir = "{state}"
