@@ -44,9 +44,8 @@ JUDGED_MIN_S = 900.0  # a slope from less says nothing
 # before the next release, and a leak of one object a message at ten a second is 2 MiB an hour.
 SLOPE_MAX = 1 * MIB  # octets an hour
 DESCRIPTORS_MORE = 8  # in the quiet at the end, to that at the start: segments that are ready
-MISSING_MAX = (
-    0.25  # a source that gave up early soaks nothing; restarts and a busy machine cost some
-)
+PLANNED_MIN = 200.0  # messages of a source: with fewer, chance decides
+MISSING_MAX = 0.25  # a source that gave up early soaks nothing; restarts cost some
 SEGMENT = 16 * MIB
 SPOOL_MAX = (
     2 * 5 * SEGMENT
@@ -70,6 +69,9 @@ segment_octets = {segment}
 [queue]
 retry_s = [1.0, 2.0, 5.0]
 connect_retry_s = [0.5, 1.0, 2.0]
+
+[delivery]
+idle_s = 0.5
 
 [[listen]]
 service = "smtp"
@@ -308,12 +310,7 @@ class Soak:
             value for _, value in samples.between("spool", quiet + self._quiet_s, samples.now())
         ]
         told = runs["bounced"].totals.accepted - len(reports)
-        missing = max(
-            1
-            - (run.totals.accepted + run.totals.refused + run.totals.broken)
-            / (self.settings.rate * part * self.settings.seconds)
-            for run, (part, _, _) in zip(runs.values(), SOURCES.values(), strict=True)
-        )
+        missing = max((_missing(runs[name], self.settings, name) for name in SOURCES), default=0.0)
         verdict.criteria += [
             at_most("spool when all is sent", min(spool, default=0.0), SPOOL_MAX, "octets"),
             at_most("part of a source's mail that never came", missing, MISSING_MAX),
@@ -349,6 +346,14 @@ def schedule(seconds: float, seed: int) -> Iterator[tuple[float, str]]:
         while at < seconds * until:
             yield at, event
             at += chance.expovariate(1.0 / mean_s)
+
+
+def _missing(run: Run, settings: Settings, name: str) -> float:
+    """The part of a source's mail that was not even tried; 0.0 when it had too little to judge by."""
+    planned = settings.rate * SOURCES[name][0] * settings.seconds
+    totals = run.totals
+    tried = totals.accepted + totals.refused + totals.broken
+    return max(0.0, 1.0 - tried / planned) if planned >= PLANNED_MIN else 0.0
 
 
 def _certificate(where: Path) -> tuple[Path, Path]:
