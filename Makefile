@@ -62,7 +62,7 @@ fuzz: build                         ## coverage-guided, with sanitizers: SECONDS
 
 clean:                              ## builds and the demo's state go; the virtual environment stays (rm -r .venv)
 	@rm -rf build dist run *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	@rm -f _native/*.c _native/*.html gateway/*/*.so tools/*/*.so tools/*/*.c tools/*/*.html $(VENV)/.built-*
+	@rm -f _native/*.c _native/*.html gateway/*/*.so tools/*/*.so tools/*/*.c tools/*/wire.html $(VENV)/.built-*
 
 # The extensions are rebuilt when their sources changed, all of them when the kind of build did.
 $(BUILT): $(VENV)/.installed $(NATIVE)
