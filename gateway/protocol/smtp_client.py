@@ -417,7 +417,6 @@ class SmtpClientMachine:
             # Nothing was asked: good-bye (RFC 5321 §3.8), or we are out of step.
             self._state = _CLOSED
             self._out.clear()
-            self._out.clear()
             self._emit(CLOSE)
             return
         t = flight[0]
