@@ -381,6 +381,7 @@ class SmtpClientMachine:
 
     def _on_quit(self, reply: _Reply) -> None:
         self._state = _CLOSED
+        self._out.clear()
         self._emit(CLOSE)
 
     # -- transactions -------------------------------------------------------------------------------------------------
