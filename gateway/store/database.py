@@ -21,6 +21,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import apsw
@@ -81,6 +82,28 @@ class Database:
     def _configure(self) -> None:
         connection = self._connection
         connection.set_busy_timeout(int(BUSY_S * 1000))
+        # Where two make the file at once SQLite does not wait for the change to WAL mode, whatever the busy timeout.
+        end = monotonic() + BUSY_S
+        while True:
+            try:
+                version = self._begin()
+                break
+            except apsw.BusyError:
+                if monotonic() > end:
+                    raise
+                sleep(0.005)
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has format {version}, this version reads {SCHEMA_VERSION}"
+            )
+        connection.pragma("synchronous", 2)  # FULL
+        connection.pragma("cache_size", -CACHE_KIB)
+        connection.pragma("mmap_size", 2**40)
+        connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+
+    def _begin(self) -> Any:
+        """The version of the file's format; a new file gets its tables."""
+        connection = self._connection
         version = connection.pragma("user_version")
         if version == 0:
             connection.pragma("page_size", PAGE_OCTETS)
@@ -89,18 +112,18 @@ class Database:
             )  # incremental: free pages can be given back in steps
             connection.pragma("journal_mode", "wal")
             connection.execute("BEGIN IMMEDIATE")
-            if connection.pragma("user_version") == 0:  # nobody was faster
-                connection.execute(SCHEMA)
-                connection.pragma("user_version", SCHEMA_VERSION)
-            connection.execute("COMMIT")
-        elif version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} has format {version}, this version reads {SCHEMA_VERSION}"
-            )
-        connection.pragma("synchronous", 2)  # FULL
-        connection.pragma("cache_size", -CACHE_KIB)
-        connection.pragma("mmap_size", 2**40)
-        connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            try:
+                version = connection.pragma("user_version")
+                if version == 0:  # nobody was faster
+                    connection.execute(SCHEMA)
+                    connection.pragma("user_version", SCHEMA_VERSION)
+                    version = SCHEMA_VERSION
+                connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(apsw.Error):
+                    connection.execute("ROLLBACK")
+                raise
+        return version
 
     def row(self, sql: str, bindings: Sequence[Any] = ()) -> tuple[Any, ...] | None:
         """The first row, or None."""

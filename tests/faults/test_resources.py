@@ -60,6 +60,9 @@ def test_no_descriptors(gateway: RunningGateway) -> None:
     for client in clients:
         client.close()
     hop.wait(20)
+    wait_for(
+        lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) < used + 10, "descriptors to be free again"
+    )
     with Sender(gateway.port) as sender:
         assert sender.submit(CONTENT).startswith("250")
     hop.wait(21)

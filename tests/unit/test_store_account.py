@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
+import threading
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -609,3 +611,16 @@ def test_a_vanished_body_concerns_its_message_only(file: AccountFile) -> None:
     assert isinstance(lost, StoreDamaged)
     report = check_account(file.directory, SETTINGS)
     assert [finding.lost for finding in report.findings] == [True]
+
+
+def test_two_make_an_account_at_once(tmp_path: Path) -> None:
+    """SQLite does not wait for a lock when it changes a file to WAL mode; we do."""
+    other = apsw.Connection(str(tmp_path / "store.db"))
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.2, lambda: other.execute("ROLLBACK"))
+    timer.start()
+    file = AccountFile(tmp_path, SETTINGS, create=True)
+    timer.join()
+    assert deliver(file, message(1))[0].uid == 1
+    file.close()
+    other.close()
