@@ -1,13 +1,16 @@
 """python -m benches.campaigns overload | soak
 
 Errors    exit 0 when every criterion is met, 1 when one is not, 2 for wrong usage, 75 when the machine could not offer
-          the load, so that nothing is shown
+          the load or the campaign was told to stop before its time, so that too little is shown
+Signals   SIGINT and SIGTERM: a soak gives its load up and comes to its verdict; a second one, and in the overload the
+          first, ends everything at once
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -62,6 +65,28 @@ def _said(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: console.print(text, highlight=False)
 
 
+@contextmanager
+def _told(stop: Callable[[], None] | None = None) -> Iterator[None]:
+    """SIGINT and SIGTERM call stop() once; then, or without it, they interrupt.
+
+    Also where SIGINT comes ignored, as it does to a command that a shell started in the background.
+    """
+    left = [stop] if stop is not None else []
+
+    def handle(number: int, frame: object) -> None:
+        del number, frame
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 @main.command("overload")
 @click.option(
     "--seconds",
@@ -105,7 +130,7 @@ def overload_command(
                 connections=connections,
             )
             try:
-                with Site(where / set_up) as site, _said(console) as say:
+                with _told(), Site(where / set_up) as site, _said(console) as say:
                     verdict = overload.Campaign(site, settings, say).run()
             except SiteError as error:
                 raise click.ClickException(str(error)) from error
@@ -146,14 +171,16 @@ def soak_command(
         try:
             with Site(where, cpus=(cpus, cpus)) as site, _said(console) as say:
                 settings = soak.Settings(seconds=seconds, rate=rate, seed=seed)
-                verdict = soak.Soak(site, settings, say).run()
+                campaign = soak.Soak(site, settings, say)
+                with _told(campaign.stop):
+                    verdict = campaign.run()
         except SiteError as error:
             raise click.ClickException(str(error)) from error
         if soak.report(where, where / "soak.html") and report is not None:
             shutil.copyfile(where / "soak.html", report)
     Console().print(_criteria("soak", verdict.criteria))
     click.echo(verdict.line())
-    sys.exit(0 if verdict.is_good else 1)
+    sys.exit(1 if not verdict.is_good else 75 if verdict.ended_early else 0)
 
 
 def _overload_table(verdict: overload.Verdict) -> Table:

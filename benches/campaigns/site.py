@@ -67,6 +67,7 @@ class Tool:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
+                process_group=0,  # Ctrl-C is the campaign's: the sinks take mail until the queue is empty
             )
         os.sched_setaffinity(self.process.pid, cpus)
 
@@ -74,10 +75,14 @@ class Tool:
     def is_running(self) -> bool:
         return self.process.poll() is None
 
-    def stop(self) -> None:
-        """Ends it; its ledger is complete afterwards."""
+    def tell(self) -> None:
+        """It ends soon, and leaves its result."""
         if self.is_running:
             self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Ends it; its ledger is complete afterwards."""
+        self.tell()
         self.wait()
 
     def wait(self, timeout_s: float = WAIT_S) -> bytes:

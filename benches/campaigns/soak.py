@@ -2,6 +2,7 @@
 
 Owns      Settings, Soak, Verdict
 Flow      start → sources, vandals, events by seed → sources end → queue empty → quiet → ledgers → verdict
+          stop(), or a source that ends before its time → the same way to the verdict, from there
 Files     <where>/soak.json (the verdict), kept.json (a saved run with the samples), ledgers, log
 Limits    settings.seconds, DRAIN_S and QUIET_S; about `rate` messages a second
 Errors    SiteError when something did not start or end; a criterion that is not met is a verdict
@@ -12,6 +13,7 @@ supervisor live undisturbed, but for reloads, from there to the end: the slope i
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -27,7 +29,7 @@ from smtp_blaster.result import Run
 
 from benches.campaigns.criteria import Criterion, at_most
 from benches.campaigns.samples import Sampler, Samples
-from benches.campaigns.site import Site, SiteError, free_port
+from benches.campaigns.site import Site, SiteError, Tool, free_port
 from benches.campaigns.trend import trend
 from benches.campaigns.vandals import Vandals
 from gateway.cli.init import self_signed
@@ -46,6 +48,9 @@ SLOPE_MAX = 1 * MIB  # octets an hour
 DESCRIPTORS_MORE = 8  # in the quiet at the end, to that at the start: segments that are ready
 PLANNED_MIN = 200.0  # messages of a source: with fewer, chance decides
 MISSING_MAX = 0.25  # a source that gave up early soaks nothing; restarts cost some
+SILENCE_MAX_S = 60.0  # of a source at the end: a restart takes less, a source that hangs takes more
+SAY_S = 5.0
+LOOK_S = 0.25  # how often it is seen that somebody said stop, or that a source is gone
 SEGMENT = 16 * MIB
 SPOOL_MAX = (
     2 * 5 * SEGMENT
@@ -126,6 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, kw_only=True):
     seconds: float
     accepted: int
+    ended_early: str = ""  # why, when it did
+    gone: list[str] = []  # sources that ended before their time
     slopes: dict[
         str, dict[str, float]
     ] = {}  # octets an hour, by process: slope, margin (95 %), count
@@ -141,13 +148,16 @@ class Verdict(msgspec.Struct, kw_only=True):
 
     def line(self) -> str:
         """All of it in one line."""
-        slope = self.slopes.get("worker 0", {})
+        slope = self.slopes.get("worker 0")
         memory = (
-            f"{slope.get('slope', 0.0) / MIB:+.2f} ± {slope.get('margin', 0.0) / MIB:.2f} MiB/h"
+            f"{slope['slope'] / MIB:+.2f} ± {slope['margin'] / MIB:.2f} MiB/h"
+            if slope
+            else "too short to judge its memory"
         )
         failed = [criterion.what for criterion in self.criteria if not criterion.is_met]
+        early = f" (ended early: {self.ended_early})" if self.ended_early else ""
         return (
-            f"soak: {'FAILED (' + '; '.join(failed) + ')' if failed else 'ok'}: {self.seconds:.0f} s, "
+            f"soak: {'FAILED (' + '; '.join(failed) + ')' if failed else 'ok'}: {self.seconds:.0f} s{early}, "
             f"{self.accepted:,} messages, worker 0 {memory}, lost {self.ledger.get('lost')}, "
             f"altered {self.ledger.get('altered')}, twice {self.ledger.get('duplicated')} "
             f"(without a reason {self.ledger.get('duplicated_unexplained')}), "
@@ -169,6 +179,13 @@ class Soak:
         self._quiet_s = min(QUIET_S, settings.seconds / 10)
         self._kills = site.where / "kills.tsv"
         self._events = {"kill": 0, "reload": 0, "restart": 0}
+        self._sources: list[Tool] = []
+        self._ended_early = ""
+        self._gone: list[str] = []
+
+    def stop(self) -> None:
+        """No more load: run() goes on to the verdict.  May be called by a signal handler."""
+        self._ended_early = self._ended_early or "told to stop"
 
     def run(self) -> Verdict:
         site, settings = self.site, self.settings
@@ -223,24 +240,35 @@ class Soak:
         settings, where = self.settings, self.site.where
         for number, (name, (part, protocol, options)) in enumerate(SOURCES.items()):
             port = self._ports["lmtp" if protocol == "lmtp" else "smtp"]
-            self.site.tool(
+            tool = self.site.tool(
                 name, protocol, f"127.0.0.1:{port}", "--duration", settings.seconds, "--rate", settings.rate * part,
                 "--arrivals", "poisson", "--patience", 120, "--seed", settings.seed + number,
                 "--ledger", where / f"{name}.tsv", "--save", where / f"{name}.json", "--json", *options,
             )  # fmt: skip
+            self._sources.append(tool)
 
     def _live(self, samples: Samples, began: float) -> None:
+        """Until the time is over, stop() was called, or a source is gone."""
         settings = self.settings
-        for at, event in sorted(schedule(settings.seconds, settings.seed)):
+        events = sorted(schedule(settings.seconds, settings.seed))
+        for at, event in [*events, (settings.seconds, "end")]:
+            said_at = -SAY_S
             while (left := began + at - samples.now()) > 0:
-                self._say(
-                    f"soak: {samples.now() - began:,.0f} of {settings.seconds:,.0f} s, next: {event}"
-                )
-                time.sleep(min(left, 5.0))
-            self._events[event] += 1
-            samples.mark(event)
-            getattr(self, f"_{event}")()
-        time.sleep(max(0.0, began + settings.seconds - samples.now()))
+                # A source begins later than this clock and takes as long: it must outlive the last look.
+                self._gone = [tool.name for tool in self._sources if not tool.is_running]
+                if self._gone:
+                    self._ended_early = f"{', '.join(self._gone)} ended by itself"
+                if self._ended_early:
+                    return
+                if samples.now() - said_at >= SAY_S:
+                    said_at = samples.now()
+                    done = f"{said_at - began:,.0f} of {settings.seconds:,.0f} s"
+                    self._say(f"soak: {done}, next: {event}")
+                time.sleep(min(left, LOOK_S))
+            if event != "end":
+                self._events[event] += 1
+                samples.mark(event)
+                getattr(self, f"_{event}")()
 
     def _kill(self) -> None:
         """The last worker; the supervisor starts another."""
@@ -260,13 +288,19 @@ class Soak:
 
     def _end_sources(self) -> dict[str, Run]:
         runs = {}
-        for name in SOURCES:
-            tool = next(tool for tool in self.site.tools if tool.name == name)
+        if self._ended_early:
+            self._say(f"soak: {self._ended_early}; on to the verdict")
+            for tool in self._sources:
+                tool.tell()
+        for tool in self._sources:
             tool.wait(180.0)
-            path = self.site.where / f"{name}.json"
-            if not path.exists():
-                raise SiteError(f"{name} left no result:\n{tool.trouble}")
-            runs[name] = result.load(path)
+            path = self.site.where / f"{tool.name}.json"
+            if path.exists():
+                runs[tool.name] = result.load(path)
+            elif self._ended_early:  # it died, or was not yet there to be told
+                runs[tool.name] = Run()
+            else:
+                raise SiteError(f"{tool.name} left no result:\n{tool.trouble}")
         return runs
 
     # -- what came of it -----------------------------------------------------------------------------------------------
@@ -277,22 +311,26 @@ class Soak:
         began, ended, quiet = times
         where = self.site.where
         accepted = [where / f"{name}.tsv" for name in SOURCES if name != "bounced"]
+        accepted = [path for path in accepted if path.exists()]
         difference = ledger.prove(accepted, [where / "delivered.tsv"], kills=[self._kills])
         reports = {message_id for message_id, _, _ in read(where / "returns.tsv")}
         verdict = Verdict(
             seconds=ended - began,
             accepted=sum(run.totals.accepted for run in runs.values()),
+            ended_early=self._ended_early,
+            gone=self._gone,
             events=self._events,
             ledger=msgspec.to_builtins(difference),
         )
         cpu = [value for _, value in samples.between("cpu", began, ended)]
         verdict.cpu = sum(cpu) / len(cpu) if cpu else 0.0
-        judged = began + JUDGED_FROM * (ended - began)
+        judged = began + JUDGED_FROM * self.settings.seconds  # restarts come before, also when it ended early
         for process in ("worker 0", "supervisor"):
             found = trend(samples.between(f"memory of {process}", judged, ended))
-            verdict.slopes[process] = {
-                "slope": HOUR_S * found.slope, "margin": HOUR_S * found.margin, "points": found.points
-            }  # fmt: skip
+            if math.isfinite(found.margin):
+                verdict.slopes[process] = {
+                    "slope": HOUR_S * found.slope, "margin": HOUR_S * found.margin, "points": found.points
+                }  # fmt: skip
             if ended - judged >= JUDGED_MIN_S:
                 what = f"memory of {process}: the least slope in an hour"
                 verdict.criteria.append(at_most(what, HOUR_S * found.least, SLOPE_MAX, "octets"))
@@ -310,9 +348,13 @@ class Soak:
             value for _, value in samples.between("spool", quiet + self._quiet_s, samples.now())
         ]
         told = runs["bounced"].totals.accepted - len(reports)
-        missing = max((_missing(runs[name], self.settings, name) for name in SOURCES), default=0.0)
+        seconds = min(ended - began, self.settings.seconds)
+        missing = max(_missing(run, self.settings.rate * SOURCES[name][0] * seconds) for name, run in runs.items())
+        silence = max(_silence_s(run, seconds) for run in runs.values())
         verdict.criteria += [
             at_most("spool when all is sent", min(spool, default=0.0), SPOOL_MAX, "octets"),
+            at_most("sources that ended before their time", len(self._gone), 0),
+            at_most("a source's silence at the end", silence, SILENCE_MAX_S, "s"),
             at_most("part of a source's mail that never came", missing, MISSING_MAX),
             at_most("accepted and lost", difference.lost, 0),
             at_most("altered", difference.altered, 0),
@@ -348,12 +390,17 @@ def schedule(seconds: float, seed: int) -> Iterator[tuple[float, str]]:
             at += chance.expovariate(1.0 / mean_s)
 
 
-def _missing(run: Run, settings: Settings, name: str) -> float:
+def _missing(run: Run, planned: float) -> float:
     """The part of a source's mail that was not even tried; 0.0 when it had too little to judge by."""
-    planned = settings.rate * SOURCES[name][0] * settings.seconds
     totals = run.totals
     tried = totals.accepted + totals.refused + totals.broken
     return max(0.0, 1.0 - tried / planned) if planned >= PLANNED_MIN else 0.0
+
+
+def _silence_s(run: Run, seconds: float) -> float:
+    """From the last second in which a message was taken to the end."""
+    taken = [second for second, count in enumerate(run.series.accepted, 1) if count]
+    return max(0.0, seconds - max(taken, default=0) * run.series.interval_s)
 
 
 def _certificate(where: Path) -> tuple[Path, Path]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from smtp_blaster import result
 
-from benches.campaigns.soak import schedule
+from benches.campaigns import soak
+from benches.campaigns.site import Site, wait_for
+from benches.campaigns.soak import SOURCES, schedule
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +60,55 @@ def test_soak(tmp_path: Path) -> None:
     saved = result.load(tmp_path / "out" / "kept.json")
     series = (saved.server or {})["series"]
     assert {"memory of worker 0", "descriptors of supervisor", "spool"} <= set(series)
+    assert not verdict["ended_early"] and not verdict["gone"]
+
+
+def test_a_soak_that_is_told_to_stop_comes_to_its_verdict(tmp_path: Path) -> None:
+    """Told as Ctrl-C tells it, and started as a shell starts what runs in the background."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "benches.campaigns", "soak", "--rate", "40", "--out", str(out)]
+    with (tmp_path / "soak.out").open("w+") as output:
+        soaking = subprocess.Popen(
+            ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, process_group=0,
+        )  # fmt: skip
+        try:
+            wait_for(lambda: all(has_lines(out / f"{name}.tsv") for name in SOURCES), "mail of all sources")
+            os.killpg(soaking.pid, signal.SIGINT)
+            assert soaking.wait(240) == 75, (tmp_path / "soak.out").read_text()
+        finally:
+            soaking.kill()
+    verdict = verdict_of(out / "soak.json")
+    assert verdict["ended_early"] == "told to stop"
+    assert all(criterion["is_met"] for criterion in verdict["criteria"]), verdict["criteria"]
+    assert verdict["ledger"]["accepted"] and not verdict["gone"]
+    assert "soak: ok" in (tmp_path / "soak.out").read_text()
+
+
+def test_a_soak_whose_source_dies_ends_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "QUIET_S", 1.0)
+    monkeypatch.chdir(ROOT)
+    cpus = os.sched_getaffinity(0)
+    with Site(tmp_path / "out", cpus=(cpus, cpus)) as site:
+        campaign = soak.Soak(site, soak.Settings(rate=40.0), lambda text: None)
+
+        def kill() -> None:
+            wait_for(lambda: has_lines(site.where / "tls.tsv"), "mail")
+            next(tool for tool in site.tools if tool.name == "tls").process.kill()
+
+        with ThreadPoolExecutor() as pool:
+            killed = pool.submit(kill)
+            verdict = campaign.run()
+            killed.result()
+    failed = [criterion.what for criterion in verdict.criteria if not criterion.is_met]
+    assert failed == ["sources that ended before their time"]
+    assert verdict.gone == ["tls"]
+    assert verdict.ended_early == "tls ended by itself"
+    assert verdict.accepted and not verdict.is_good
+
+
+def has_lines(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def test_events_come_by_seed_and_restarts_at_first() -> None:
