@@ -179,6 +179,12 @@ class _Check:
                 self._found(f"index of mailbox {chunk >> 32}, which does not exist")
                 if self._repair:
                     replace(self._database, chunk, b"")
+            for table in ("acl", "annotation"):
+                unowned = f"FROM {table} WHERE mailbox NOT IN (SELECT id FROM mailbox)"
+                if self._database.row(f"SELECT 1 {unowned}"):
+                    self._found(f"{table} of mailboxes that do not exist")
+                    if self._repair:
+                        self._database.execute(f"DELETE {unowned}")
 
     def _root(self, rows: list[IndexRow]) -> None:
         root = self._database.row(

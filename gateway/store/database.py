@@ -27,8 +27,8 @@ from typing import Any
 import apsw
 
 from gateway.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull
+from gateway.store.schema import SCHEMA, SCHEMA_VERSION, UPGRADES
 
-SCHEMA_VERSION = 1
 PAGE_OCTETS = 4096
 CACHE_KIB = 1024
 CHECKPOINT_PAGES = 256  # about a megabyte of log
@@ -37,24 +37,6 @@ LOG_OCTETS = (CHECKPOINT_PAGES + 32) * (
 ) + 32  # a frame has 24 octets, the log 32 before them
 BUSY_COMMITS = 4  # an account with more of them while it is open gets its log allocated in advance
 BUSY_S = 10.0  # another process holds the write lock: no transaction of ours takes that long
-
-# mailbox 0 is the account itself, with an empty name: its uidnext is the next message key, its highestmodseq the last
-# mailbox id given, its uidvalidity the last one given.  One page less to write in every delivery.
-SCHEMA = """
-CREATE TABLE mailbox(
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, uidvalidity INTEGER NOT NULL, uidnext INTEGER NOT NULL,
-  highestmodseq INTEGER NOT NULL, messages INTEGER NOT NULL, unseen INTEGER NOT NULL, deleted INTEGER NOT NULL,
-  octets INTEGER NOT NULL, recent_uid INTEGER NOT NULL, history_modseq INTEGER NOT NULL,
-  selectable INTEGER NOT NULL, subscribed INTEGER NOT NULL, special_use TEXT NOT NULL, keywords TEXT NOT NULL,
-  tail BLOB NOT NULL);
-CREATE TABLE chunk(id INTEGER PRIMARY KEY, head BLOB NOT NULL, records BLOB NOT NULL);
-CREATE TABLE message(
-  id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, file TEXT, facts BLOB NOT NULL, header BLOB NOT NULL, body BLOB);
-CREATE TABLE shared(message INTEGER PRIMARY KEY, copies INTEGER NOT NULL);
-CREATE TABLE garbage(message INTEGER PRIMARY KEY);
-CREATE TABLE expunged(
-  mailbox INTEGER, modseq INTEGER, ranges BLOB NOT NULL, PRIMARY KEY(mailbox, modseq)) WITHOUT ROWID;
-"""
 
 
 class Database:
@@ -102,7 +84,7 @@ class Database:
         connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
 
     def _begin(self) -> Any:
-        """The version of the file's format; a new file gets its tables."""
+        """The version of the file's format; a new file gets its tables, an old one those it lacks."""
         connection = self._connection
         version = connection.pragma("user_version")
         if version == 0:
@@ -111,13 +93,14 @@ class Database:
                 "auto_vacuum", 2
             )  # incremental: free pages can be given back in steps
             connection.pragma("journal_mode", "wal")
+        if version < SCHEMA_VERSION:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                version = connection.pragma("user_version")
-                if version == 0:  # nobody was faster
-                    connection.execute(SCHEMA)
-                    connection.pragma("user_version", SCHEMA_VERSION)
-                    version = SCHEMA_VERSION
+                version = connection.pragma("user_version")  # somebody may have been faster
+                while version < SCHEMA_VERSION:
+                    connection.execute(UPGRADES[version] if version else SCHEMA)
+                    version = version + 1 if version else SCHEMA_VERSION
+                    connection.pragma("user_version", version)
                 connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(apsw.Error):

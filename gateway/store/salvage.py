@@ -32,6 +32,7 @@ _KEYS_WITHOUT_END = (
     1000  # keys in a row that are not there, when nothing says where the last one is
 )
 _MAILBOX_COLUMNS = 16
+_SMALL_TABLES = (("shared", 2), ("garbage", 1), ("expunged", 3), ("acl", 3), ("annotation", 5))
 
 
 def salvage(path: Path, told: Callable[[str], None]) -> Path:
@@ -102,9 +103,13 @@ def _copy(source: apsw.Connection, database: Database, told: Callable[[str], Non
                 database.execute("BEGIN IMMEDIATE")
         if last is not None:
             database.execute("UPDATE mailbox SET uidnext=max(uidnext, ?) WHERE id=0", (last,))
-    for table, columns in (("shared", 2), ("garbage", 1), ("expunged", 3)):
+    for table, columns in _SMALL_TABLES:
         with database.write():
             try:
+                if not source.execute(
+                    "SELECT 1 FROM sqlite_schema WHERE name=?", (table,)
+                ).fetchall():
+                    continue  # a file of an earlier version
                 for row in source.execute(f"SELECT * FROM {table}"):
                     database.execute(
                         f"INSERT OR IGNORE INTO {table} VALUES({_marks(columns)})", row
