@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from gateway.store import acl, annotation
 from gateway.store.content import Contents
 from gateway.store.database import Database
 from gateway.store.errors import BadName, LimitReached, MailboxExists, NoSuchMailbox
@@ -86,9 +87,7 @@ class Mailboxes:
         for use in uses:
             if use not in SPECIAL_USES:
                 raise BadName(f"{use!r} is none of {', '.join(SPECIAL_USES)}")  # RFC 6154 §3
-        (count,) = self._database.row("SELECT count(*) FROM mailbox") or (0,)
-        if count > self._max:
-            raise LimitReached(f"an account has {self._max} mailboxes at most")
+        self._check_room()
         root = row_of(self._database, 0)
         root.highestmodseq += 1  # the mailbox's id
         root.uidvalidity = min(max(int(time.time()), root.uidvalidity + 1), UID_MAX)
@@ -105,7 +104,13 @@ class Mailboxes:
             root_id, name, validity, 1, 1, 0, 0, 0, 0, 1, 1, 1, subscribed, " ".join(uses), "", b""
         )
         self._insert(row)
+        acl.inherit(self._database, row.id, name)
         return row
+
+    def _check_room(self) -> None:
+        (count,) = self._database.row("SELECT count(*) FROM mailbox") or (0,)
+        if count > self._max:
+            raise LimitReached(f"an account has {self._max} mailboxes and subscriptions at most")
 
     def delete(self, name: str) -> IndexRow:
         """RFC 9051 §6.3.5: what lies below stays; its messages are garbage now."""
@@ -115,6 +120,8 @@ class Mailboxes:
         self._empty(row)
         below = any(is_below(other.name, row.name) for other in all_rows(self._database))
         self._database.execute("DELETE FROM mailbox WHERE id=?", (row.id,))
+        self._database.execute("DELETE FROM acl WHERE mailbox=?", (row.id,))
+        annotation.forget(self._database, row.id)
         if below or row.subscribed:
             self._placeholder(row.name, row.subscribed)
         return row
@@ -182,6 +189,7 @@ class Mailboxes:
             else:
                 self._database.execute("DELETE FROM mailbox WHERE id=?", (row.id,))
         elif subscribed:
+            self._check_room()
             self._placeholder(name, 1)
 
     def set_special_use(self, name: str, uses: Iterable[str]) -> None:

@@ -5,9 +5,10 @@ Flow      a new file gets SCHEMA; an older one gets UPGRADES[its version], and s
 Bugs      a file that was upgraded cannot be read by the version that made it
 
 mailbox 0 is the account itself, with an empty name: its uidnext is the next message key, its highestmodseq the last
-mailbox id given, its uidvalidity the last one given.  One page less to write in every delivery.
+mailbox id given, its uidvalidity the last one given, its history_modseq the last change of an annotation.  One page
+less to write in every delivery.
 
-acl: who beside the owner may do what (acl.py).  annotation: see annotations.py; user is empty for /shared entries,
+acl: who beside the owner may do what (acl.py).  annotation: see annotation.py; user is empty for /shared entries,
 mailbox 0 has those of the server, value is NULL for one that was removed.
 """
 

@@ -41,12 +41,15 @@ Another implementation (a database server) has to provide these two classes; no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.config_store import StoreConfig
+from gateway.store import account_sharing
 from gateway.store.account import AccountFile
+from gateway.store.account_sharing import Access, Listing
+from gateway.store.annotation import Annotation
 from gateway.store.errors import StoreError
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import (
@@ -66,6 +69,7 @@ from gateway.store.model import (
 from gateway.store.notices import Notices
 from gateway.store.pool import DeliveryDone, Pool
 from gateway.store.search import BODY, TEXT
+from gateway.store.shares import Shares
 
 T = TypeVar("T")
 
@@ -79,6 +83,7 @@ class Store:
         """To be called on the running loop."""
         self.notices = notices or Notices()
         self._pool = Pool(directory, settings, self._publish)
+        self._shares = Shares(directory)
 
     def _publish(self, notices: list[Notice]) -> None:
         self.notices.publish(notices)
@@ -95,11 +100,12 @@ class Store:
 
         create: an account that never got mail is made by the first question; without it, NoSuchAccount.
         """
-        return Account(self._pool, name, create)
+        return Account(self._pool, name, create, self._shares)
 
     async def close(self) -> None:
         """Finish what was asked for, then close all files; whatever comes later is StoreBusy."""
         await self._pool.close()
+        self._shares.close()
 
 
 def _nothing(_: object) -> list[tuple[int, int]]:
@@ -109,10 +115,11 @@ def _nothing(_: object) -> list[tuple[int, int]]:
 class Account:
     """One account, asked from the loop.  Every method may raise StoreError kinds."""
 
-    def __init__(self, pool: Pool, name: str, create: bool) -> None:
+    def __init__(self, pool: Pool, name: str, create: bool, shares: Shares) -> None:
         self.name = name
         self._pool = pool
         self._create = create
+        self._shares = shares
 
     async def _run(
         self,
@@ -183,6 +190,54 @@ class Account:
                 file.mailbox("INBOX"),
             )
         )
+
+    # -- access rights and annotations; user: who asks, empty is the owner -----------------------------------------
+
+    async def listing(self, user: str = "") -> tuple[list[Listing], dict[int, frozenset[str]]]:
+        """All mailboxes and names, in no order; with a user, those he may look up, and his rights by id."""
+        return await self._run(lambda file: account_sharing.listing(file, user))
+
+    async def access(self, name: str, user: str = "") -> Access:
+        """The mailbox of that name, if there is one, and what the user may do with it."""
+        return await self._run(lambda file: account_sharing.access(file, name, user))
+
+    async def sharers(self) -> list[str]:
+        """The accounts that may have something this one can see."""
+        return await self._run(lambda _: self._shares.owners(self.name))
+
+    async def acl(self, mailbox: int) -> dict[str, str]:
+        """Identifier, with "-" in front for what is taken away, → rights (RFC 4314)."""
+        return await self._run(lambda file: account_sharing.acl(file, mailbox))
+
+    async def set_acl(
+        self, mailbox: int, identifier: str, how: str, rights: frozenset[str], entries_max: int
+    ) -> None:
+        """Grant rights (how "+"), take them away ("-"), or set them ("")."""
+        await self._run(
+            lambda file: account_sharing.set_acl(
+                file, self.name, self._shares, mailbox, identifier, how, rights, entries_max
+            ),
+            _list_changed,
+        )
+
+    async def annotations(self, mailbox: int | None, user: str) -> list[Annotation]:
+        """Of one mailbox (0: of the server), or of all (None); what the user may see (RFC 5464)."""
+        return await self._run(lambda file: account_sharing.read_annotations(file, mailbox, user))
+
+    async def set_annotations(
+        self, mailbox: int, user: str, values: Mapping[str, bytes | None], entries_max: int
+    ) -> None:
+        """Set entries, remove those that are None; all of them or none."""
+        await self._run(
+            lambda file: account_sharing.write_annotations(
+                file, mailbox, user, values, entries_max
+            ),
+            _list_changed,
+        )
+
+    async def annotation_changes(self, since: int, user: str) -> tuple[int, list[tuple[int, str]]]:
+        """(what to ask with next time, (mailbox, entry) of what changed since); -1: only where it stands."""
+        return await self._run(lambda file: account_sharing.annotation_changes(file, since, user))
 
     # -- what is in a mailbox ------------------------------------------------------------------------------------
 
