@@ -97,7 +97,9 @@ def _check_listeners(config: Config) -> Iterator[Problem]:
             yield from _check_http(listen, at)
         if listen.service == "pop2" and listen.tls == "starttls":
             yield (*at, "tls"), 'POP2 has no STARTTLS; use "implicit" or "off"'
-        if listen.service in ("pop3", "pop2") and listen.xclient_from:
+        if listen.preauth and (listen.service != "imap" or not listen.address.path):
+            yield (*at, "preauth"), "is for IMAP on a unix socket"
+        if listen.service in ("pop3", "pop2", "imap") and listen.xclient_from:
             yield (*at, "xclient_from"), "is for SMTP and LMTP; use proxy_protocol"
         if listen.service == "lmtp" and listen.address.port == 25:
             yield (*at, "address"), "LMTP must not be served on port 25 (RFC 2033 §5)"

@@ -24,11 +24,12 @@ from gateway.config_fields import count as _count
 from gateway.config_fields import part as _part
 from gateway.config_fields import seconds as _seconds
 from gateway.config_fields import text as _text
+from gateway.config_imap import ImapConfig
 from gateway.config_store import PopConfig, StoreConfig
 from gateway.config_values import Address, Networks
 
 Durability = Literal["inline", "fsync", "memory"]
-Service = Literal["smtp", "submission", "lmtp", "pop3", "pop2", "http"]
+Service = Literal["smtp", "submission", "lmtp", "pop3", "pop2", "imap", "http"]
 ListenTls = Literal["off", "starttls", "implicit"]
 RouteTls = Literal["off", "opportunistic", "required", "verify"]
 
@@ -88,7 +89,7 @@ class ListenConfig(_Section, frozen=True, kw_only=True):
     tls: Annotated[
         ListenTls,
         _text(
-            '"starttls" (RFC 3207; RFC 2595 in POP3), "implicit": TLS from the first octet '
+            '"starttls" (RFC 3207; RFC 2595 in POP3, RFC 9051 in IMAP), "implicit": TLS from the first octet '
             '(RFC 8314 §3), or "off"'
         ),
     ] = "off"
@@ -120,6 +121,13 @@ class ListenConfig(_Section, frozen=True, kw_only=True):
     auth_mechanisms: Annotated[
         tuple[str, ...], _text("SASL mechanisms here, the best first; empty: auth.mechanisms")
     ] = ()
+    preauth: Annotated[
+        str,
+        _text(
+            "IMAP on a unix socket: whoever can connect is this account, without a login (PREAUTH of "
+            "RFC 9051 §7.1.4); empty: clients log in"
+        ),
+    ] = ""
     mode: Annotated[
         int,
         Meta(ge=0, le=0o777, description="permissions of a unix socket", extra={"octal": True}),
@@ -734,6 +742,7 @@ class Config(_Section, frozen=True, kw_only=True):
     submission: SubmissionConfig = SubmissionConfig()
     store: StoreConfig = StoreConfig()
     pop: PopConfig = PopConfig()
+    imap: ImapConfig = ImapConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     trace: TraceConfig = TraceConfig()

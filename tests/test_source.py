@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "config_fields": set(),
     "config_accounts": {"config_fields", "config_values"},
     "config_store": {"config_fields"},
-    "config_model": {"config_accounts", "config_fields", "config_store", "config_values"},
+    "config_imap": {"config_fields"},
+    "config_model": {"config_accounts", "config_fields", "config_imap", "config_store", "config_values"},
     "config_lines": set(),
     "config": {"config_model", "config_values", "config_lines", "config_checks", "net"},
     "config_checks": {"config_model", "config_values", "accounts", "mail", "queue", "net", "spool"},
@@ -45,7 +46,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "queue": {"spool", "delivery", "mail", "config_model", "log", "metrics"},
     "delivery": {"mail", "protocol", "net", "store", "_native", "config_model", "log", "metrics"},
     "server": {
-        "_native", "accounts", "config_model", "config_values", "log", "mail", "metrics", "net", "policy", "protocol",
+        "_native", "accounts", "config_imap", "config_model", "config_values", "log", "mail", "metrics", "net", "policy", "protocol",
         "spool", "store",
     },
     "app": "*",

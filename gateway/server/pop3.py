@@ -130,7 +130,7 @@ class PopSession(Session):
         except StoreError as error:
             self.refuse(error)
             return
-        self.account = name
+        self.account_name = name
         self._maildrop = Maildrop(account, inbox, service.unique_ids)
         await self.opened()
 

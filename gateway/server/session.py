@@ -85,7 +85,7 @@ class Session(ABC):
         "_tls_text",
         "_waiting",
         "_writable",
-        "account",
+        "account_name",
         "client",
         "client_ip",
         "machine",
@@ -100,7 +100,7 @@ class Session(ABC):
         self.client = client
         self.client_ip = client_ip
         self.session_id = ""
-        self.account = ""  # whose mail is read, "" before the login
+        self.account_name = ""  # whose mail is read, "" before the login
         self._connection: Connection = None  # type: ignore[assignment]  # set in on_connected()
         self._counted = False
         self._pumping = False
@@ -190,7 +190,7 @@ class Session(ABC):
             session=self.session_id,
             service=service.name,
             client=self.client,
-            account=self.account,
+            account=self.account_name,
             reason=str(error) if error else self._reason,
             errors=self.machine.errors,
             duration_s=round(time.monotonic() - self._started, 3),

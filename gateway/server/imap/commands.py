@@ -1,0 +1,18 @@
+"""All commands: what each module of this package answers.
+
+Owns      HANDLERS, MODULES
+Flow      a module has COMMANDS, and CAPABILITIES where it adds extensions; here they are collected
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from gateway.server.imap import idle, login, select
+from gateway.server.imap.state import Handler
+
+MODULES: tuple[ModuleType, ...] = (login, select, idle)
+
+HANDLERS: dict[bytes, Handler] = {
+    name: handler for module in MODULES for name, handler in module.COMMANDS.items()
+}

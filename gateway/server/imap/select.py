@@ -1,0 +1,7 @@
+"""SELECT."""
+
+from __future__ import annotations
+
+from gateway.server.imap.state import Handler
+
+COMMANDS: dict[bytes, Handler] = {}

@@ -1,0 +1,31 @@
+"""What the IMAP sessions of one listener share.
+
+Owns      ImapService
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.accounts.authenticator import Authenticator
+from gateway.config_imap import ImapConfig
+from gateway.protocol.imap.machine import Settings
+from gateway.server.imap.watch import Watches
+from gateway.server.session import Service
+from gateway.store.store import Store
+
+
+class ImapService(Service, kw_only=True):
+    """Given to each session of the listener."""
+
+    authenticator: Authenticator
+    store: Store
+    config: ImapConfig
+    settings: Settings  # of the protocol's machine
+    watches: Watches  # one for the worker
+    auth_mechanisms: Sequence[str]  # the listener's own list
+    starttls: bool = False  # the listener offers it
+    preauth: str = ""  # who every client of this listener is; "": it has to log in
+    announced: dict[int, bytes] = msgspec.field(default_factory=dict)  # capability.py's

@@ -1,0 +1,318 @@
+"""One IMAP session: event → command → response.
+
+Owns      ImapSession
+Flow      see server/session.py; a COMMAND is looked up in commands.HANDLERS, its function answers it at once or later,
+          then what changed in the selected mailbox is reported (updates.py), then the tagged line goes out
+Limits    [imap] of the configuration and those of every session
+Errors    ImapSyntaxError and Bad are BAD, No and StoreError are NO with their response code; the session goes on
+Blocking  never
+Security  the machine forgets what was sent before TLS; before the login nothing of the store is touched
+Standards RFC 9051 §3, §5.2 (unsolicited updates), §5.4 (autologout), §5.5 (one command at a time)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway._native import ImapCommand, ImapSyntaxError
+from gateway.accounts.authenticator import Login, Peer
+from gateway.accounts.model import Identity
+from gateway.net.tls import certificate_names
+from gateway.protocol.imap import machine
+from gateway.server.imap import updates
+from gateway.server.imap.access import Place, find_place
+from gateway.server.imap.capability import capabilities
+from gateway.server.imap.commands import HANDLERS
+from gateway.server.imap.service import ImapService
+from gateway.server.imap.state import (
+    IN_AUTHENTICATED,
+    IN_NOT_AUTHENTICATED,
+    IN_SELECTED,
+    PENDING,
+    Bad,
+    Completed,
+    Handler,
+    No,
+    Outcome,
+    Selected,
+    no_of,
+)
+from gateway.server.session import FLUSH_OCTETS, Session
+from gateway.store.errors import StoreError
+from gateway.store.store import Account
+
+
+class ImapSession(Session):
+    """Drives one ImapServerMachine over one Connection."""
+
+    __slots__ = (
+        "_room",
+        "account",
+        "enabled",
+        "identity",
+        "login",
+        "mechanisms",
+        "passwords",
+        "peer",
+        "selected",
+    )
+
+    _service: ImapService
+    machine: machine.ImapServerMachine
+
+    def __init__(self, service: ImapService, client: str = "", client_ip: str = "") -> None:
+        super().__init__(service, client, client_ip)
+        self.account: Account = None  # type: ignore[assignment]  # set by the login
+        self.identity: Identity | None = None
+        self.selected: Selected | None = None
+        self.enabled: set[bytes] = set()  # what the client may be sent beyond RFC 3501 (RFC 5161)
+        self.peer: Peer = None  # type: ignore[assignment]  # set in on_connected()
+        self.login: Login | None = None  # an exchange that is going on
+        self.mechanisms: tuple[str, ...] = ()  # of SASL, that may be used now
+        self.passwords = False  # LOGIN may be used now
+        self._room: asyncio.Event | None = None  # somebody waits for the client to read
+
+    @property
+    def service(self) -> ImapService:
+        return self._service
+
+    @property
+    def state(self) -> int:
+        """IN_NOT_AUTHENTICATED, IN_AUTHENTICATED or IN_SELECTED."""
+        if self.selected is not None:
+            return IN_SELECTED
+        return IN_AUTHENTICATED if self.account is not None else IN_NOT_AUTHENTICATED
+
+    # -- what commands use -------------------------------------------------------------------------------------------
+
+    def capabilities(self) -> bytes:
+        """What CAPABILITY lists now."""
+        return capabilities(self)
+
+    async def place(self, name: str, *rights: str) -> Place:
+        """The mailbox of that name; with rights it must exist, and the session must have them.  Raises No."""
+        return await find_place(self, name, *rights)
+
+    def untagged(self, line: bytes) -> None:
+        """"* line", in one piece."""
+        self.machine.untagged(line)
+
+    def send(self, *pieces: bytes | memoryview) -> None:
+        """Whole responses as they are to be sent, with "* " and CRLF."""
+        self.machine.send(*pieces)
+
+    async def drained(self) -> None:
+        """After every 64 KiB of send(): goes on when the client has taken what there is too much of."""
+        if self.machine.queued_octets >= FLUSH_OCTETS:
+            self._write()
+        if not self._writable and not self._connection.closed:
+            self._room = asyncio.Event()
+            await self._room.wait()
+
+    def poll(self) -> None:
+        """What other workers committed before the client's command is known afterwards (is_stale)."""
+        self._service.watches.poll()
+
+    async def unselect(self) -> None:
+        """No mailbox is selected; nothing is expunged."""
+        self.leave_mailbox()
+
+    def leave_mailbox(self) -> None:
+        """Forget the selected mailbox."""
+        if self.selected is not None:
+            view, self.selected = self.selected.view, None
+            view.watch.tell_no_more(self)
+            view.watch.views.discard(view)
+            self._service.watches.leave(view.watch)
+
+    # -- the connection ----------------------------------------------------------------------------------------------
+
+    def open(self, *, tls: bool, refusal: str) -> None:
+        self.machine = machine.ImapServerMachine(self._service.settings)
+        self.know_peer(tls=tls)
+        if refusal:
+            self.machine.stop(b"* BYE [UNAVAILABLE] " + refusal.encode() + b"\r\n")
+        else:
+            greeting = f"{self._service.hostname} IMAP ready".encode()
+            self.untagged(b"OK [CAPABILITY " + capabilities(self) + b"] " + greeting)
+
+    def know_peer(self, *, tls: bool) -> None:
+        """Who is asking, over what, and how it may log in: again after a TLS handshake."""
+        service, connection = self._service, self._connection.tls
+        self.peer = Peer(
+            session=self.session_id,
+            client=self.client,
+            client_ip=self.client_ip,
+            service=service.name,
+            tls=tls,
+            bindings=service.tls.channel_bindings(connection) if connection and service.tls else {},
+            certificate_names=certificate_names(connection) if connection else (),
+        )
+        self.passwords = service.authenticator.allows(self.peer)
+        self.mechanisms = service.authenticator.mechanisms(self.peer, service.auth_mechanisms)
+
+    @property
+    def may_start_tls(self) -> bool:
+        return self._service.starttls and not self.peer.tls
+
+    def tls_started(self) -> None:
+        self.machine.tls_started()
+        self.know_peer(tls=True)
+
+    def last_words(self, reason: str) -> bytes:
+        return _LAST_WORDS[reason]
+
+    def idle_s(self) -> float:
+        config = self._service.config
+        return config.idle_s if self.account is not None else config.login_s
+
+    def on_write_ready(self, ready: bool) -> None:
+        super().on_write_ready(ready)
+        if ready and self._room is not None:
+            self._connection.deadline = 0.0
+            self._room.set()
+            self._room = None
+
+    def closed(self) -> None:
+        if self.login is not None:
+            self.login.cancel()
+            self.login = None
+        self.leave_mailbox()
+
+    # -- a command ---------------------------------------------------------------------------------------------------
+
+    def on_event(self, kind: int, a: Any, b: Any) -> None:
+        _EVENTS[kind](self, a, b)
+
+    def _on_command(self, command: ImapCommand, _: object) -> None:
+        handler = HANDLERS.get(command.name)
+        if handler is None:
+            self._fail(Bad("Unknown command"), None)
+        elif not handler.states & self.state:
+            self._fail(Bad(_NOT_NOW[self.state]), handler)
+        elif handler.by_sequence and b"UIDONLY" in self.enabled:  # RFC 9586 §3
+            self._fail(Bad("Use UIDs", b"UIDREQUIRED"), handler)
+        elif handler.indexed and self.selected is not None and not self.selected.view.is_loaded:
+            self.later(self._load_first(handler, command))
+        else:
+            self._run(handler, command)
+
+    def _run(self, handler: Handler, command: ImapCommand) -> None:
+        try:
+            outcome = handler.function(self, command)
+        except (ImapSyntaxError, Bad, No, StoreError) as error:
+            self._fail(error, handler)
+            return
+        if isinstance(outcome, Coroutine):
+            self.later(self._await(handler, outcome))
+        elif outcome is not PENDING:
+            self._complete(handler, b"OK", outcome)
+
+    async def _load_first(self, handler: Handler, command: ImapCommand) -> None:
+        assert self.selected is not None
+        try:
+            await self.selected.view.watch.load()
+            outcome = handler.function(self, command)
+        except (ImapSyntaxError, Bad, No, StoreError) as error:
+            await self._complete_later(handler, *_answer(error))
+            return
+        if isinstance(outcome, Coroutine):
+            await self._await(handler, outcome)
+        elif outcome is not PENDING:
+            await self._complete_later(handler, b"OK", outcome)
+
+    async def _await(self, handler: Handler, work: Coroutine[Any, Any, Outcome]) -> None:
+        try:
+            outcome = await work
+        except (ImapSyntaxError, Bad, No, StoreError) as error:
+            await self._complete_later(handler, *_answer(error))
+        else:
+            if outcome is not PENDING:
+                await self._complete_later(handler, b"OK", outcome)
+
+    def _fail(self, error: Exception, handler: Handler | None) -> None:
+        self._complete(handler, *_answer(error))
+
+    def _complete(self, handler: Handler | None, status: bytes, outcome: Outcome) -> None:
+        if self.selected is not None:
+            self.poll()
+            if self.selected.view.watch.is_stale:
+                self.later(self._complete_later(handler, status, outcome))
+                return
+            updates.report(self, handler is None or handler.expunges)
+        self.complete(status, outcome)
+
+    async def _complete_later(self, handler: Handler | None, status: bytes, outcome: Outcome) -> None:
+        if self.selected is not None:
+            self.poll()
+            if self.selected.view.watch.is_stale:
+                try:
+                    await self.selected.view.watch.refresh()
+                except StoreError:  # logged there; the next command tries again
+                    pass
+            updates.report(self, handler is None or handler.expunges)
+        self.complete(status, outcome)
+
+    def complete(self, status: bytes, outcome: Outcome) -> None:
+        """The tagged line; None: "OK completed"."""
+        text, code = outcome or _DONE
+        self.machine.complete(status, text or "Completed", code)
+
+    # -- IDLE --------------------------------------------------------------------------------------------------------
+
+    def mailbox_changed(self) -> None:
+        """The worker learned something about the selected mailbox while the session waits for that."""
+        if self.selected is not None and not self._connection.closed:
+            updates.report(self)
+            self.flush()
+
+    def _on_auth_response(self, response: bytes, _: object) -> None:
+        assert self.login is not None
+        self.wait()
+        self.login.respond(response)
+
+    def _on_auth_cancelled(self, _a: object, _b: object) -> None:
+        if self.login is not None:
+            self.login.cancel()
+            self.login = None
+
+    def _on_idle_done(self, _a: object, _b: object) -> None:
+        if self.selected is not None:
+            self.selected.view.watch.tell_no_more(self)
+        self._complete(None, b"OK", None)
+
+    def _on_literal(self, command: ImapCommand, size: int) -> None:
+        raise AssertionError("no command takes literals this way")
+
+
+_DONE = Completed("Completed")
+
+_LAST_WORDS = {
+    "timeout": b"* BYE [UNAVAILABLE] Idle for too long\r\n",
+    "shutdown": b"* BYE [UNAVAILABLE] Shutting down; connect again\r\n",
+    "error": b"* BYE [SERVERBUG] Local error; connect again\r\n",
+    "lost": b"* BYE [UNAVAILABLE] The mailbox changed too much; connect again\r\n",
+}
+_NOT_NOW = {
+    IN_NOT_AUTHENTICATED: "Log in first",
+    IN_AUTHENTICATED: "Not in this state",
+    IN_SELECTED: "Not in this state",
+}
+
+
+def _answer(error: Exception) -> tuple[bytes, Outcome]:
+    if isinstance(error, StoreError):
+        error = no_of(error)
+    code: bytes = getattr(error, "code", b"")
+    return (b"NO" if isinstance(error, No) else b"BAD"), Completed(str(error), code)
+
+
+_EVENTS: dict[int, Callable[[ImapSession, Any, Any], None]] = {
+    machine.COMMAND: ImapSession._on_command,
+    machine.LITERAL: ImapSession._on_literal,
+    machine.AUTH_RESPONSE: ImapSession._on_auth_response,
+    machine.AUTH_CANCELLED: ImapSession._on_auth_cancelled,
+    machine.IDLE_DONE: ImapSession._on_idle_done,
+}
