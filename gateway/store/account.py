@@ -18,7 +18,9 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from gateway._native import record_column
 from gateway.config_store import StoreConfig
@@ -39,12 +41,15 @@ from gateway.store.model import (
     Expunged,
     Mailbox,
     Quota,
+    Slices,
     Snapshot,
     Stored,
     Usage,
     records_of,
 )
 from gateway.store.search import SearchIndex
+
+_ANY_TIME = nullcontext()
 
 
 class AccountFile:
@@ -88,14 +93,23 @@ class AccountFile:
 
     # -- deliveries ----------------------------------------------------------------------------------------------
 
-    def deliver(self, deliveries: Sequence[Delivery]) -> list[Delivered | StoreError]:
-        """All in one transaction; durable when this returns.  What one message does wrong is its own affair."""
+    def deliver(
+        self, deliveries: Sequence[Delivery], turn: AbstractContextManager[Any] = _ANY_TIME
+    ) -> list[Delivered | StoreError]:
+        """All in one transaction; durable when this returns.  What one message does wrong is its own affair.
+
+        turn: held while there is work for the CPU, never while the disk is waited for.
+        """
         results: list[Delivered | StoreError] = []
-        prepared: list[Prepared | StoreError] = []
-        for delivery in deliveries:
-            prepared.append(self._prepare(delivery))
+        contents = [_content_of(delivery) for delivery in deliveries]
+        with turn:
+            prepared = [
+                self._prepare(delivery, content)
+                for delivery, content in zip(deliveries, contents, strict=True)
+            ]
+        prepared = [self._on_disk(one) for one in prepared]
         try:
-            with self._database.write():
+            with self._database.write(), turn:
                 results = self._add_all(deliveries, prepared)
         except StoreError as error:
             results = [error] * len(deliveries)
@@ -104,14 +118,23 @@ class AccountFile:
                 self._contents.discard(one)
         return results
 
-    def _prepare(self, delivery: Delivery) -> Prepared | StoreError:
+    def _prepare(self, delivery: Delivery, content: Slices | StoreError) -> Prepared | StoreError:
+        if isinstance(content, StoreError):
+            return content
         try:
-            content = delivery.content() if callable(delivery.content) else delivery.content
             return self._contents.prepare(content, delivery.prefix, delivery.origin)
         except StoreError as error:
             return error
-        except Exception as error:  # the spool's, about octets it cannot read
+        except Exception as error:  # a bug that this message woke
             return StoreError(f"{type(error).__name__}: {error}")
+
+    def _on_disk(self, prepared: Prepared | StoreError) -> Prepared | StoreError:
+        if isinstance(prepared, Prepared):
+            try:
+                self._contents.write_large(prepared)
+            except StoreError as error:
+                return error
+        return prepared
 
     def _add_all(
         self, deliveries: Sequence[Delivery], prepared: Sequence[Prepared | StoreError]
@@ -339,6 +362,7 @@ class AccountFile:
         try:
             for content, _, _, origin, _ in messages:
                 prepared.append(self._contents.prepare([content], origin=origin))
+                self._contents.write_large(prepared[-1])
             with self._database.write():
                 return self._messages.add(
                     row_of(self._database, mailbox),
@@ -415,6 +439,13 @@ def _share(directory: Path) -> int:
         os.close(fd)
         raise StoreBusy(f"{directory} is being repaired") from None
     return fd
+
+
+def _content_of(delivery: Delivery) -> Slices | StoreError:
+    try:
+        return delivery.content() if callable(delivery.content) else delivery.content
+    except Exception as error:  # the spool's, about octets it cannot read
+        return StoreError(f"{type(error).__name__}: {error}")
 
 
 def over_quota(usage: Usage, quota: Quota) -> OverQuota | None:

@@ -1,7 +1,7 @@
 """Where the octets of messages are: rows of the account's database, large ones in files of their own.
 
     Owns      Contents
-    Flow      prepare() (large: file on the disk) → insert() in the transaction → read(); release() → reclaim()
+    Flow      prepare() → write_large() → insert() in the transaction → read(); release() → reclaim()
     Files     table message: facts, header section, body; <account>/large/<random name>
     Limits    a body above LARGE_OCTETS is a file; a header above HEADER_OCTETS is kept with the body
     Errors    StoreDamaged when octets do not match their CRC-32C, or their file is gone
@@ -19,6 +19,7 @@ import os
 import secrets
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from gateway.store.model import Content
 LARGE_OCTETS = 128 * 1024
 HEADER_OCTETS = 64 * 1024
 SIZE_MAX = 2**32 - 1  # RFC 9051 §4.2: RFC822.SIZE of a record is 32 bits
+ROWS_AT_ONCE = 16  # one statement: between two of them another thread takes the GIL
+_COLUMNS = ("id", "crc", "file", "facts", "header", "body")
 _GONE: tuple[Any, ...] = ()  # instead of a row
 RECLAIM_MESSAGES = 500  # removed in one transaction
 SPARE_OCTETS = 4 << 20  # of free pages are kept for new messages, or
@@ -51,8 +54,8 @@ class Prepared(msgspec.Struct):
     facts: bytes
     sent_date: int
     header: bytes
-    body: bytes | None
-    file: str | None
+    body: bytes | None  # None: it is in the file
+    file: str | None = None
 
 
 class Contents:
@@ -65,22 +68,21 @@ class Contents:
     def prepare(
         self, slices: Sequence[bytes | memoryview], prefix: bytes = b"", origin: str = ""
     ) -> Prepared:
-        """Facts and checksum; a large body is on the disk when this returns.  Raises StoreError."""
+        """Facts and checksum; write_large() comes next."""
         content = b"".join((prefix, *slices))
         if len(content) > SIZE_MAX:
             raise LimitReached("messages of 4 GiB and more are not kept")
         found = message_facts(content, origin)
         at = found.header_octets if found.header_octets <= HEADER_OCTETS else 0
-        header, body = content[:at], content[at:]
-        file = None
-        if len(body) > LARGE_OCTETS:
-            file = self._write_large(body)
         return Prepared(
-            len(content), crc32c(content), found.packed, found.sent_date, header,
-            None if file else body, file,
-        )  # fmt: skip
+            len(content), crc32c(content), found.packed, found.sent_date, content[:at], content[at:]
+        )
 
-    def _write_large(self, body: bytes) -> str:
+    def write_large(self, prepared: Prepared) -> None:
+        """A large body is on the disk afterwards; nothing is done to others.  Raises StoreError."""
+        body = prepared.body
+        if body is None or len(body) <= LARGE_OCTETS:
+            return
         name = secrets.token_hex(12)
         path = self._directory / name
         with errors(path):
@@ -95,7 +97,7 @@ class Contents:
             except OSError:
                 path.unlink(missing_ok=True)
                 raise
-        return name
+        prepared.file, prepared.body = name, None
 
     def discard(self, prepared: Prepared) -> None:
         """The transaction was not made: forget a large body."""
@@ -103,11 +105,16 @@ class Contents:
             with contextlib.suppress(OSError):
                 (self._directory / prepared.file).unlink()
 
-    def insert(self, key: int, prepared: Prepared) -> None:
-        self._database.execute(
-            "INSERT INTO message VALUES(?,?,?,?,?,?)",
-            (key, prepared.crc, prepared.file, prepared.facts, prepared.header, prepared.body),
-        )
+    def insert(self, first_key: int, prepared: Iterable[Prepared]) -> None:
+        """Messages with that key and the ones behind it."""
+        row: list[Any] = []
+        for key, one in enumerate(prepared, first_key):
+            row += (key, one.crc, one.file, one.facts, one.header, one.body)
+            if len(row) == len(_COLUMNS) * ROWS_AT_ONCE:
+                self._database.execute(_insert(ROWS_AT_ONCE), row)
+                row = []
+        for at in range(0, len(row), len(_COLUMNS)):
+            self._database.execute(_insert(1), row[at : at + len(_COLUMNS)])
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -236,6 +243,12 @@ class Contents:
         with self._database.write():
             self._database.execute(f"PRAGMA incremental_vacuum({GIVE_BACK_PAGES})").fetchall()
         return True
+
+
+@cache
+def _insert(rows: int) -> str:
+    row = f"({','.join('?' * len(_COLUMNS))})"
+    return f"INSERT INTO message({','.join(_COLUMNS)}) VALUES {','.join([row] * rows)}"
 
 
 def _header_of(content: bytes) -> bytes:

@@ -71,6 +71,7 @@ class Messages:
     def add(self, row: IndexRow, additions: Sequence[Addition]) -> list[Delivered]:
         """They get the next UIDs and one MODSEQ; the caller saves nothing."""
         (key,) = self._database.row("SELECT uidnext FROM mailbox WHERE id=0") or (1,)
+        first = key
         now = int(time.time())
         records = []
         delivered = []
@@ -81,7 +82,6 @@ class Messages:
             if uid > UID_MAX:
                 raise LimitReached(f"{row.name} has used up its UIDs")
             row.uidnext = uid + 1
-            self._contents.insert(key, prepared)
             flags = row.bits(addition.flags) if addition.flags else 0
             records.append(
                 RECORD.pack(
@@ -99,6 +99,7 @@ class Messages:
                 Delivered(row.name, row.id, uid, row.uidvalidity, row.highestmodseq, key)
             )
             key += 1
+        self._contents.insert(first, (addition.prepared for addition in additions))
         append(self._database, row, b"".join(records))
         self._database.execute("UPDATE mailbox SET uidnext=? WHERE id=0", (key,))
         row.save(self._database)

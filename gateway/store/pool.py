@@ -87,6 +87,8 @@ class Pool:
         self._tick_deliveries = 0  # in it
         self._is_busy = False  # the period before had many
         self._idle = asyncio.Event()
+        # Threads that do many small things would hand the GIL to and fro: most of what a delivery costs.
+        self._turn_taking = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, name=f"store-{number}", daemon=True)
             for number in range(settings.threads)
@@ -278,7 +280,7 @@ class Pool:
             octets += batch[-1][1]
         outcomes: list[Delivered | StoreError]
         try:
-            outcomes = self._file(slot, True).deliver([one[0] for one in batch])
+            outcomes = self._file(slot, True).deliver([one[0] for one in batch], self._turn_taking)
         except StoreError as error:
             outcomes = [error] * len(batch)
         except Exception:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,12 @@ async def test_deliveries_that_wait_share_a_transaction(
     held = threading.Event()
     original = AccountFile.deliver
 
-    def spy(self: AccountFile, deliveries: Sequence[Delivery]) -> list[Delivered | StoreError]:
+    def spy(
+        self: AccountFile, deliveries: Sequence[Delivery], turn: AbstractContextManager[Any]
+    ) -> list[Delivered | StoreError]:
         batches.append(len(deliveries))
         held.wait(10)
-        return original(self, deliveries)
+        return original(self, deliveries, turn)
 
     monkeypatch.setattr(account_module.AccountFile, "deliver", spy)
     waiting = [deliver(store, "a@x")]
@@ -188,10 +191,12 @@ async def test_a_bug_costs_one_message_and_not_its_batch(
 ) -> None:
     original = AccountFile.deliver
 
-    def buggy(self: AccountFile, deliveries: Sequence[Delivery]) -> list[Delivered | StoreError]:
+    def buggy(
+        self: AccountFile, deliveries: Sequence[Delivery], *turn: AbstractContextManager[Any]
+    ) -> list[Delivered | StoreError]:
         if any(delivery.origin == "poison" for delivery in deliveries):
             raise ZeroDivisionError
-        return original(self, deliveries)
+        return original(self, deliveries, *turn)
 
     monkeypatch.setattr(account_module.AccountFile, "deliver", buggy)
     results = await asyncio.gather(
