@@ -39,7 +39,7 @@ static inline ptrdiff_t field_colon(const unsigned char *p, ptrdiff_t n) {
 }
 
 /* Offset behind white space and (nested (comments)) (RFC 5322 §3.2.2). */
-static ptrdiff_t skip_cfws(const unsigned char *p, ptrdiff_t i, ptrdiff_t n) {
+static inline ptrdiff_t skip_cfws(const unsigned char *p, ptrdiff_t i, ptrdiff_t n) {
     ptrdiff_t nested = 0;
     for (; i < n; i++) {
         if (nested) {

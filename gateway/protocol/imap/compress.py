@@ -1,0 +1,55 @@
+"""COMPRESS=DEFLATE: both directions of one session.
+
+Owns      Deflate
+Limits    PIECE_OCTETS of input are inflated at a time: a bomb waits, compressed, until its octets are read
+Standards RFC 4978, RFC 1951
+"""
+
+from __future__ import annotations
+
+import zlib
+
+PIECE_OCTETS = 65_536
+
+
+class Deflate:
+    """Raw DEFLATE streams; each batch of responses ends at an octet's boundary."""
+
+    __slots__ = ("_deflate", "_inflate", "_rest")
+
+    def __init__(self, level: int) -> None:
+        self._deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._rest = b""
+
+    @property
+    def unread_octets(self) -> int:
+        """Compressed input that waits."""
+        return len(self._rest)
+
+    def feed(self, data: bytes) -> None:
+        self._rest = self._rest + data if self._rest else data
+
+    def next_piece(self) -> bytes | None:
+        """The next octets of the client, b"" when there are none yet; None when they are no DEFLATE."""
+        while self._rest:
+            try:
+                piece = self._inflate.decompress(self._rest, PIECE_OCTETS)
+            except zlib.error:
+                return None
+            if self._inflate.eof:
+                return None
+            self._rest = self._inflate.unconsumed_tail
+            if piece:
+                return piece
+        return b""
+
+    def compress(self, pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
+        """What goes over the wire for them."""
+        out: list[bytes | memoryview] = []
+        for piece in pieces:
+            octets = self._deflate.compress(piece)
+            if octets:
+                out.append(octets)
+        out.append(self._deflate.flush(zlib.Z_SYNC_FLUSH))
+        return out

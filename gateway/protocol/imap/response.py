@@ -1,0 +1,29 @@
+"""Pieces of responses: tagged lines, names of mailboxes.
+
+Owns      tagged(), mailbox_octets()
+Security  whatever text goes in, what goes out is one line
+Standards RFC 9051 §7.1 (status responses, resp-text), §5.1 (names), §4.3 (strings)
+"""
+
+from __future__ import annotations
+
+from gateway._native import encode_utf7, imap_string
+
+
+def tagged(tag: bytes, status: bytes, text: str, code: bytes = b"") -> bytes:
+    """The line that ends a command; without a tag (none could be read) it is untagged."""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(c if " " <= c <= "~" else "?" for c in text)
+    if code:
+        return b"%b %b [%b] %b\r\n" % (tag or b"*", status, code, text.encode())
+    return b"%b %b %b\r\n" % (tag or b"*", status, text.encode())
+
+
+def mailbox_octets(name: str, utf8: bool) -> bytes:
+    """The name as a string of the wire: UTF-8 for a client that enabled it, else modified UTF-7."""
+    if not utf8:
+        return imap_string(encode_utf7(name))
+    octets = name.encode()
+    if octets.isascii():
+        return imap_string(octets)
+    return b'"' + octets.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'  # RFC 6855 §3
