@@ -12,22 +12,10 @@ Ranges are pairs of u32, (first, last) inclusive, ascending and apart: what UID 
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-cdef struct record_t:
-    uint32_t uid
-    uint32_t size
-    uint64_t flags
-    uint64_t modseq
-    uint64_t message
-    int64_t internal_date
-    uint32_t save_date
-    uint32_t sent_date
-
-cdef struct range_t:
-    uint32_t first
-    uint32_t last
+from records cimport range_t, record_t
 
 RECORD_OCTETS = sizeof(record_t)
 
