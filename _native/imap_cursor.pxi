@@ -2,7 +2,9 @@
 
 cdef enum:
     NAME_OCTETS = 64            # no command has a longer name
-    DIGITS_MAX = 19             # what surely fits in 64 bits
+    DIGITS_MAX = 19             # of a number that fits in 64 bits for sure
+
+cdef uint64_t LITERAL_MAX = 0x7FFFFFFFFFFFFFFF  # RFC 9051 §9, number64: what is larger is as good as endless
 
 cdef enum:
     IS_ATOM = 1                 # ATOM-CHAR
@@ -47,7 +49,6 @@ cdef struct literal_t:
     Py_ssize_t at               # of its "{" or "~{"
     bint synchronizing
     bint binary                 # literal8
-    bint huge                   # the number does not fit
 
 
 cdef bint find_announcement(octets_t p, Py_ssize_t n, literal_t *literal) noexcept nogil:
@@ -70,12 +71,13 @@ cdef bint find_announcement(octets_t p, Py_ssize_t n, literal_t *literal) noexce
         literal.at -= 1
     while i < digits and p[i] == c"0":
         i += 1
-    literal.size = 0
-    literal.huge = digits - i >= DIGITS_MAX
-    if not literal.huge:
+    literal.size = LITERAL_MAX
+    if digits - i <= DIGITS_MAX:
+        literal.size = 0
         while i < digits:
             literal.size = literal.size * 10 + (p[i] - c"0")
             i += 1
+        literal.size = min(literal.size, LITERAL_MAX)
     return True
 
 
@@ -648,7 +650,7 @@ def decode_utf7(bytes octets not None):
                 raise ValueError("the shift has no end")
             inner = octets[start + 1:end].replace(b",", b"/")
             if inner:
-                parts.append(a2b_base64(inner + b"=" * (-len(inner) % 4), strict_mode=True).decode("utf-16-be"))
+                parts.append(a2b_base64(inner + b"=" * ((4 - len(inner) % 4) % 4), strict_mode=True).decode("utf-16-be"))
             else:
                 parts.append("&")
             at = end + 1
