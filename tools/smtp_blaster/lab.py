@@ -174,6 +174,10 @@ class Host:
         self.namespace = lab.namespace(name)
         self.network = Network(self.namespace)
         self.network.ask("link", "set", index=1, state="up")  # lo
+        # Linux answers ARP for an address at any of its interfaces: the neighbours would send to one that is down.
+        with self.network.inside(), contextlib.suppress(OSError):
+            for key, value in (("arp_ignore", "1"), ("arp_announce", "2")):
+                Path("/proc/sys/net/ipv4/conf/all", key).write_text(value)
         self.links: list[Link] = []
         self._lab = lab
         self._children: list[subprocess.Popen[Any]] = []
