@@ -20,10 +20,11 @@ run: build                          ## the demo: local mail for example.test on 
 	@sed 's/^/       /' run/accounts.txt
 	@exec $(BIN)/gateway serve --config run/edge.toml
 
+# Two at a time, by the file: most tests wait for somebody.  In the order of the files, for the short ones come last.
 test: build lint                    ## everything; what this machine lacks is skipped with the reason (CI=true: fails)
 	@tools/install_peers
 	@$(BIN)/python -c 'import bonsai' 2>/dev/null || ! test -e /usr/include/ldap.h || $(BIN)/pip install -qq -e '.[ldap]' --no-build-isolation
-	@$(BIN)/pytest -rs
+	@$(BIN)/pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: build                        ## the kernels, as ratios to what else does the same
 	@$(BIN)/pip install -qq -e '.[bench]' --no-build-isolation

@@ -89,11 +89,16 @@ def kernels() -> list[Extension]:
 
 def tools() -> list[Extension]:
     """The load tool's own kernel, beside its Python (pyproject.toml, package-dir)."""
+    if KIND == "fuzz":  # of the gateway alone
+        return []
     path = "tools/smtp_blaster/wire.pyx"
     return [Extension("smtp_blaster.wire", [path], depends=glob("tools/smtp_blaster/*.pxd"), **COMMON)]
 
 
 def compiled() -> list[Extension]:
+    common = dict(COMMON)
+    if KIND in SANITIZERS:  # generated code, not ours, and the longest to compile
+        common["extra_compile_args"] = [*FLAGS[KIND], "-O0"]
     found = []
     for name in COMPILED:
         if KIND == "fuzz" and not name.startswith("gateway."):
@@ -101,7 +106,7 @@ def compiled() -> list[Extension]:
         path = name.replace(".", "/")
         if not Path(path + ".py").exists():
             path = "tools/" + path  # pyproject.toml, package-dir
-        found.append(Extension(name, [path + ".py"], depends=[path + ".pxd"], **COMMON))
+        found.append(Extension(name, [path + ".py"], depends=[path + ".pxd"], **common))
     return found
 
 

@@ -1,6 +1,7 @@
 """The distribution as its users get it, and the builds with checks: sdist, wheel, editable, debug, sanitizer.
 
-Each works on a copy of the tracked files, so nothing that lies about in the checkout can help.
+All work on copies of the tracked files, so nothing that lies about in the checkout can help; and on as few builds as
+show it: one of the sdist with the debug switch, and the sanitizers' that fuzzing needs as well.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.fuzz import build as fuzz_build
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,11 +48,25 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is in the sdist."""
+    out = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "-o", str(out), cwd=sources, GATEWAY_BUILD="debug")
+    (archive,) = out.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(out, filter="data")
+    return out / archive.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """sdist → wheel, as `pip install` of a release does it (with the debug switch: it compiles faster)."""
     out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "-o", str(out), cwd=sources, GATEWAY_BUILD="debug")
-    assert list(out.glob("*.tar.gz"))
+    run(
+        *(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), "."),
+        cwd=unpacked,
+        GATEWAY_BUILD="debug",
+    )
     (found,) = out.glob("*.whl")
     return found
 
@@ -77,8 +95,9 @@ def test_the_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> Non
     assert shown.strip().startswith(str(tmp_path))
 
 
-def test_editable_install_rebuild_and_debug_counters(sources: Path, tmp_path: Path) -> None:
-    """One venv for the three: each would build everything once more."""
+@pytest.mark.usefixtures("wheel")  # its build is where the first one here starts from
+def test_editable_install_and_rebuild(unpacked: Path, tmp_path: Path) -> None:
+    """As the Makefile does it: the Python by pip, the extensions in place."""
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", str(venv), cwd=tmp_path)
     python = str(venv / "bin" / "python")
@@ -86,41 +105,52 @@ def test_editable_install_rebuild_and_debug_counters(sources: Path, tmp_path: Pa
     site = next(p for p in sys.path if p.endswith("site-packages"))
     (own,) = venv.glob("lib/python*/site-packages")
     (own / "dependencies.pth").write_text(f"{site}\n")
-    env = {"GATEWAY_BUILD": "debug"}
-    run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", ".", cwd=sources, **env)
+    pip = (python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", ".")
+    run(*pip, cwd=unpacked, GATEWAY_BUILD="none")
+    build = (python, "setup.py", "build_ext", "--inplace")
+    run(*build, cwd=unpacked, GATEWAY_BUILD="release")
     shown = run(python, "-c", "import gateway._native as n; print(n.__file__)", cwd=Path("/"))
-    assert shown.strip().startswith(str(sources))
+    assert shown.strip().startswith(str(unpacked))
 
-    # A header that changed rebuilds the extensions that use it, and only those.
-    run(python, "setup.py", "build_ext", "--inplace", cwd=sources)
-    before = {path.name: path.stat().st_mtime_ns for path in (sources / "gateway/_native").glob("*.so")}
+    # A header that changed rebuilds the extensions that use it.
+    before = {path.name: path.stat().st_mtime_ns for path in (unpacked / "gateway/_native").glob("*.so")}
     users = {
         path.stem
-        for path in (sources / "_native").glob("*.pyx")
+        for path in (unpacked / "_native").glob("*.pyx")
         if "crc32c" in path.read_text() or "logwriter.h" in path.read_text()
     }
     assert users
-    os.utime(sources / "_native" / "crc32c.h")
-    run(python, "setup.py", "build_ext", "--inplace", cwd=sources)
-    after = {path.name: path.stat().st_mtime_ns for path in (sources / "gateway/_native").glob("*.so")}
+    os.utime(unpacked / "_native" / "crc32c.h")
+    run(*build, cwd=unpacked, GATEWAY_BUILD="release")
+    after = {path.name: path.stat().st_mtime_ns for path in (unpacked / "gateway/_native").glob("*.so")}
     rebuilt = {name.partition(".")[0] for name in after if after[name] != before[name]}
     assert users <= rebuilt
 
 
 def test_kernels_under_the_sanitizers(sources: Path, tmp_path: Path) -> None:
-    """ASan and UBSan over the native tests and the dialogues."""
+    """ASan and UBSan over the native tests and the dialogues: the fuzz build, or where that cannot be, one by gcc."""
     copy = tmp_path / "sanitized"
-    shutil.copytree(sources, copy)
-    for stale in (copy / "gateway/_native").glob("*.so"):
-        stale.unlink()
-    run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=copy, GATEWAY_BUILD="sanitizer")
-    preload = " ".join(run("gcc", f"-print-file-name={lib}.so", cwd=copy).strip() for lib in ("libasan", "libubsan"))
-    run(
-        sys.executable,
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/native", "tests/dialogs/test_machine.py"),
-        cwd=copy,
-        LD_PRELOAD=preload,
-        ASAN_OPTIONS="detect_leaks=0",
-        UBSAN_OPTIONS="print_stacktrace=1",
-        PYTHONMALLOC="malloc",
-    )
+    try:
+        fuzz_build.make()
+    except fuzz_build.Unavailable:
+        shutil.copytree(sources, copy)
+        run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=copy, GATEWAY_BUILD="sanitizer")
+        libraries = (run("gcc", f"-print-file-name={lib}.so", cwd=copy).strip() for lib in ("libasan", "libubsan"))
+        env = {
+            "LD_PRELOAD": " ".join(libraries),
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "PYTHONMALLOC": "malloc",
+        }
+        package = copy
+    else:
+        # The tests and their mail, without the gateway that lies beside them.
+        for name in ("tests", "benches"):
+            shutil.copytree(sources / name, copy / name)
+        shutil.copy(sources / "pyproject.toml", copy)
+        package = fuzz_build.LIB
+        env = {**fuzz_build.environment(), "PYTHONPATH": str(package)}
+    shown = run(sys.executable, "-c", "import gateway._native.dot as n; print(n.__file__)", cwd=copy, **env)
+    assert shown.strip().startswith(str(package)), shown
+    tests = ("tests/native", "tests/dialogs/test_machine.py")
+    run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, cwd=copy, **env)
