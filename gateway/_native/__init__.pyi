@@ -4,10 +4,67 @@ Offsets and sizes are octets.  What takes a Buffer borrows it for the call, unle
 waits or reads a clock; LogWriter alone has a thread and does I/O.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Final, final
 
 from typing_extensions import Buffer
+
+from gateway._native.imap_fetch import (
+    FETCH_BINARY,
+    FETCH_BODY,
+    FETCH_DATE,
+    FETCH_EMAIL_ID,
+    FETCH_FIELDS,
+    FETCH_FLAGS,
+    FETCH_LITERAL,
+    FETCH_MODSEQ,
+    FETCH_OCTETS,
+    FETCH_PAIR,
+    FETCH_SAVE_DATE,
+    FETCH_SECTION,
+    FETCH_SIZE,
+    FETCH_THREAD_ID,
+    FETCH_UID,
+    FetchFormat,
+    HeaderFields,
+    body_of,
+    format_date,
+    newer_records,
+)
+from gateway._native.imap_search import (
+    PICK_ARRIVAL,
+    PICK_DATE,
+    PICK_MESSAGE,
+    PICK_MODSEQ,
+    PICK_NUMBER,
+    PICK_SIZE,
+    PICK_UID,
+    find_texts,
+    gather_texts,
+    mask_and,
+    mask_or,
+    mask_ranges,
+    mask_without,
+    match_records,
+    pack_texts,
+    pick,
+    rank_texts,
+    scatter_mask,
+    sort_order,
+    take_numbers,
+    unpack_texts,
+)
+from gateway._native.imap_thread import (
+    thread_by_subject,
+    thread_references,
+)
+from gateway._native.imap_view import (
+    diff_records,
+    numbers_to_uids,
+    patch_records,
+    select_records,
+    uids_to_numbers,
+)
 
 __all__ = [
     "AUTH",
@@ -55,6 +112,13 @@ __all__ = [
     "NOOP",
     "NUL",
     "PATH_TOO_LONG",
+    "PICK_ARRIVAL",
+    "PICK_DATE",
+    "PICK_MESSAGE",
+    "PICK_MODSEQ",
+    "PICK_NUMBER",
+    "PICK_SIZE",
+    "PICK_UID",
     "QUIT",
     "RCPT",
     "RECORD_HEADER_OCTETS",
@@ -82,6 +146,7 @@ __all__ = [
     "crc32c",
     "decode_base64",
     "decode_utf7",
+    "diff_records",
     "encode_base64",
     "encode_number",
     "encode_quoted_printable",
@@ -90,33 +155,53 @@ __all__ = [
     "find_headers",
     "find_line",
     "find_records",
+    "find_texts",
     "first_fields",
     "format_date",
     "format_mailboxes",
     "format_numbers",
     "format_ranges",
     "format_set",
+    "gather_texts",
     "imap_nstring",
     "imap_string",
     "iter_fields",
     "kernels",
     "live_counts",
+    "mask_and",
+    "mask_or",
+    "mask_ranges",
+    "mask_without",
+    "match_records",
     "newer_records",
+    "numbers_to_uids",
+    "pack_texts",
     "parse_command",
     "parse_date",
     "parse_mailbox",
+    "patch_records",
+    "pick",
+    "rank_texts",
     "record_column",
     "record_is_whole",
     "records_ascend",
     "resolve_set",
     "scan_mime",
     "scan_records",
+    "scatter_mask",
+    "select_records",
     "set_maximum",
     "skip_line",
+    "sort_order",
     "split_records",
     "store_flags",
     "stuff",
     "sum_records",
+    "take_numbers",
+    "thread_by_subject",
+    "thread_references",
+    "uids_to_numbers",
+    "unpack_texts",
     "use_kernel",
     "xtext_decode",
     "xtext_encode",
@@ -674,73 +759,3 @@ def encode_utf7(name: str) -> bytes:
 
 def decode_utf7(octets: bytes) -> str:
     """The name.  Raises ValueError for what encode_utf7() would not have written."""
-
-# -- imap_fetch: FETCH responses in bulk ----------------------------------------------------------
-
-# What the value of an item is made of: the record,
-FETCH_UID: Final[int]
-FETCH_FLAGS: Final[int]
-FETCH_MODSEQ: Final[int]
-FETCH_SIZE: Final[int]
-FETCH_DATE: Final[int]  # INTERNALDATE
-FETCH_SAVE_DATE: Final[int]
-FETCH_EMAIL_ID: Final[int]  # extra: its prefix
-# a column: as it is, as a literal, as the literal of this column and the next, as literal8 where it has a NUL,
-FETCH_OCTETS: Final[int]
-FETCH_LITERAL: Final[int]
-FETCH_PAIR: Final[int]
-FETCH_BINARY: Final[int]
-# a column of facts (mail/imap_facts.py): the section extra, BODYSTRUCTURE without extension data, the thread,
-FETCH_SECTION: Final[int]
-FETCH_BODY: Final[int]
-FETCH_THREAD_ID: Final[int]
-# a column of header sections; extra: HeaderFields.
-FETCH_FIELDS: Final[int]
-
-@final
-class HeaderFields:
-    """The fields of these names (any case), or with `others` all but those, of header sections (RFC 9051 §6.4.5)."""
-
-    def __init__(self, names: Iterable[bytes], others: bool = False) -> None: ...
-    def cut(self, header: Buffer) -> bytes:
-        """Those fields as they are in the header section, and the empty line."""
-
-@final
-class FetchFormat:
-    """How the FETCH responses of one command look.
-
-    items: (label, kind, column, extra, start, count) of each.  kind is one of FETCH_*; column the index of its column,
-    or of its first one; start and count the partial of a literal, -1 and 0 without.  keywords: of the mailbox, in the
-    order of their bits.  recent_uid: UIDs from there on are \\Recent; 0: none are.  uid_only: UIDFETCH (RFC 9586).
-    """
-
-    def __init__(
-        self,
-        items: Sequence[tuple[bytes, int, int, Any, int, int]],
-        keywords: Iterable[bytes] = (),
-        recent_uid: int = 0,
-        uid_only: bool = False,
-    ) -> None: ...
-    @property
-    def columns(self) -> int:
-        """How many columns format() needs."""
-    def format(
-        self,
-        records: Buffer,
-        numbers: int | Buffer,
-        columns: Sequence[list[Any]] = (),
-    ) -> bytes:
-        """The responses for these packed records.
-
-        numbers: the sequence number of the first, when they follow each other, or all of them as u32.  columns: lists
-        of bytes (or buffers; None is NIL), in the order of the records.
-        """
-
-def newer_records(numbers: Buffer, records: Buffer, modseq: int) -> tuple[bytes, bytes]:
-    """Those of (sequence numbers as u32, records) that were changed after that MODSEQ."""
-
-def body_of(structure: bytes) -> bytes:
-    """BODYSTRUCTURE as BODY has it: without extension data.  Raises ValueError for what is none."""
-
-def format_date(at: int) -> bytes:
-    """Seconds since 1970 as a date-time in quotes, in UTC (RFC 9051 §9)."""
