@@ -1,7 +1,8 @@
 """What can be configured about IMAP; see config_model.py.
 
 Owns      ImapConfig
-Standards RFC 9051 §4.3 (literals), §5.4 (autologout), RFC 7162 §4 (line length), RFC 7889 (APPENDLIMIT)
+Standards RFC 9051 §4.3 (literals), §5.4 (autologout), RFC 7162 §4 (line length), RFC 7889 (APPENDLIMIT), RFC 2342,
+          RFC 4314, RFC 5464, RFC 5465
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from gateway.config_fields import DAY_S, MIB
 from gateway.config_fields import Section as _Section
 from gateway.config_fields import count as _count
 from gateway.config_fields import seconds as _seconds
+from gateway.config_fields import text as _text
 
 
 class ImapConfig(_Section, frozen=True, kw_only=True):
@@ -36,11 +38,50 @@ class ImapConfig(_Section, frozen=True, kw_only=True):
     line_octets: Annotated[
         int,
         _count(8192, 16 * MIB, "longest command without its literals (RFC 7162 §4: at least 8192; Dovecot 64K)"),
-    ] = 65_536
-    literal_octets: Annotated[
-        int,
-        _count(4096, 64 * MIB, "all literals of one command together; APPEND's messages go by append_octets"),
     ] = 262_144
+    literal_octets: Annotated[
+        int, _count(4096, 64 * MIB, "longest literal but for APPEND's messages: names, search texts, METADATA")
+    ] = 131_072
+    command_octets: Annotated[
+        int, _count(16_384, 256 * MIB, "a command with all such literals: more gets NO [TOOBIG]")
+    ] = MIB
     append_octets: Annotated[
         int, _count(0, 2**32 - 1, "largest message of APPEND, APPENDLIMIT of RFC 7889; 0: limits.message_octets")
     ] = 0
+    other_users: Annotated[
+        str,
+        _text(
+            "the name below which mailboxes are that other users share, followed by the owner (RFC 2342; "
+            "a new one leaves subscriptions behind)"
+        ),
+    ] = "Other Users"
+    shared: Annotated[str, _text("the name below which the mailboxes of shared_account are")] = "Shared"
+    shared_account: Annotated[
+        str,
+        _text(
+            "the account whose mailboxes are everybody's, as far as their access rights go "
+            "(`gateway mailbox acl`); empty: there are none"
+        ),
+    ] = ""
+    acl_entries: Annotated[
+        int, _count(1, 10_000, "identifiers one mailbox is shared with: more get NO [LIMIT]")
+    ] = 200
+    owners: Annotated[
+        int, _count(1, 100_000, "other users whose mailboxes a LIST looks through; the rest is left out")
+    ] = 1000
+    metadata_octets: Annotated[
+        int,
+        _count(
+            1024, 64 * MIB, "one annotation (RFC 5464 §4.1: at least 1024; Cyrus annotation sizes: 64K)"
+        ),
+    ] = 65_536
+    metadata_entries: Annotated[
+        int,
+        _count(10, 100_000, "annotations a user keeps on one mailbox (RFC 5464 §4.1: at least 10)"),
+    ] = 100
+    metadata_account_octets: Annotated[
+        int, _count(65_536, 2**40, "all annotations on mailboxes of one account; more get NO [METADATA TOOMANY]")
+    ] = 16 * MIB
+    notify_mailboxes: Annotated[
+        int, _count(1, 1_000_000, "mailboxes a NOTIFY may watch; more get NO [NOTIFICATIONOVERFLOW]")
+    ] = 10_000

@@ -19,7 +19,7 @@ from gateway.store import annotation as notes
 from gateway.store.account import AccountFile
 from gateway.store.annotation import Annotation
 from gateway.store.index import row_named, row_of
-from gateway.store.model import Mailbox
+from gateway.store.model import Mailbox, object_id
 from gateway.store.names import SEPARATOR, mailbox_name
 from gateway.store.shares import Shares
 
@@ -44,6 +44,10 @@ class Listing(NamedTuple):
     @property
     def recent(self) -> int:
         return min(self.messages, max(0, self.uidnext - self.recent_uid))
+
+    @property
+    def object_id(self) -> str:
+        return object_id(self.uidvalidity, self.id)
 
 
 class Access(NamedTuple):
@@ -137,11 +141,12 @@ def write_annotations(
     user: str,
     values: Mapping[str, bytes | None],
     entries_max: int,
+    octets_max: int,
 ) -> None:
     """All of them or none.  Raises NoSuchMailbox, TooMany."""
     with file.database.write():
         row_of(file.database, mailbox)
-        notes.write(file.database, mailbox, user, values, entries_max)
+        notes.write(file.database, mailbox, user, values, entries_max, octets_max)
 
 
 def annotation_changes(

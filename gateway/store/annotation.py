@@ -60,8 +60,12 @@ def write(
     user: str,
     values: Mapping[str, bytes | None],
     entries_max: int,
+    octets_max: int,
 ) -> None:
-    """Set entries, remove those whose value is None.  All of them or, with TooMany, none."""
+    """Set entries, remove those whose value is None.  All of them or, with TooMany, none.
+
+    entries_max: of the user on the mailbox; octets_max: of all values in the account.
+    """
     database.execute("UPDATE mailbox SET history_modseq=history_modseq+1 WHERE id=0")
     changed = last_change(database)
     for entry, value in values.items():
@@ -86,7 +90,10 @@ def write(
             database.execute(f"DELETE {where} AND value IS NULL AND changed<{changed}", counted)
             (count,) = database.row(f"SELECT count(value) {where}", counted) or (0,)
             if count > entries_max:
-                raise TooMany(f"{entries_max} annotations at most")
+                raise TooMany(f"a mailbox has {entries_max} annotations at most")
+    (octets,) = database.row("SELECT total(length(value)) FROM annotation") or (0,)
+    if octets > octets_max:
+        raise TooMany(f"all annotations together have {octets_max} octets at most")
 
 
 def last_change(database: Database) -> int:

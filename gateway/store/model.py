@@ -120,6 +120,11 @@ class Delivered(msgspec.Struct, frozen=True):
     message: int  # its key
 
 
+def object_id(uidvalidity: int, mailbox: int) -> str:
+    """MAILBOXID (RFC 8474 §4)."""
+    return f"F{uidvalidity:x}-{mailbox:x}"
+
+
 class Mailbox(msgspec.Struct, frozen=True):
     """A mailbox as LIST, STATUS and SELECT ask for it, at one moment."""
 
@@ -140,8 +145,7 @@ class Mailbox(msgspec.Struct, frozen=True):
 
     @property
     def object_id(self) -> str:
-        """MAILBOXID (RFC 8474 §4)."""
-        return f"F{self.uidvalidity:x}-{self.id:x}"
+        return object_id(self.uidvalidity, self.id)
 
     def bits(self, flags: Iterable[str]) -> int | None:
         """The bits of these flags; None when a keyword is unknown here."""

@@ -225,12 +225,17 @@ class Account:
         return await self._run(lambda file: account_sharing.read_annotations(file, mailbox, user))
 
     async def set_annotations(
-        self, mailbox: int, user: str, values: Mapping[str, bytes | None], entries_max: int
+        self,
+        mailbox: int,
+        user: str,
+        values: Mapping[str, bytes | None],
+        entries_max: int,
+        octets_max: int,
     ) -> None:
         """Set entries, remove those that are None; all of them or none."""
         await self._run(
             lambda file: account_sharing.write_annotations(
-                file, mailbox, user, values, entries_max
+                file, mailbox, user, values, entries_max, octets_max
             ),
             _list_changed,
         )

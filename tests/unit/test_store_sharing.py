@@ -147,13 +147,17 @@ def test_lists_are_bounded(tmp_path: Path) -> None:
         with pytest.raises(NoSuchMailbox):
             await alice.set_acl(999, BOB, "", frozenset("l"), 3)
         for number in range(3):
-            await alice.set_annotations(box.id, ALICE, {f"/private/{number}": b"x"}, 3)
+            await alice.set_annotations(box.id, ALICE, {f"/private/{number}": b"x"}, 3, 99)
         with pytest.raises(TooMany):
-            await alice.set_annotations(box.id, ALICE, {"/private/x": b"x", "/shared/y": b""}, 3)
+            await alice.set_annotations(
+                box.id, ALICE, {"/private/x": b"x", "/shared/y": b""}, 3, 99
+            )
         for number in range(9):  # what was removed does not fill it up
-            await alice.set_annotations(box.id, ALICE, {f"/private/{number}": None}, 3)
-            await alice.set_annotations(box.id, ALICE, {f"/private/{number + 3}": b"x"}, 3)
-        await alice.set_annotations(box.id, BOB, {"/private/x": b"x"}, 3)
+            await alice.set_annotations(box.id, ALICE, {f"/private/{number}": None}, 3, 99)
+            await alice.set_annotations(box.id, ALICE, {f"/private/{number + 3}": b"x"}, 3, 99)
+        await alice.set_annotations(box.id, BOB, {"/private/x": b"x"}, 3, 99)
+        with pytest.raises(TooMany, match="99 octets"):
+            await alice.set_annotations(box.id, BOB, {"/private/y": b"x" * 99}, 3, 99)
 
     run(tmp_path, work)
 
@@ -164,10 +168,10 @@ def test_annotations_of_one_user_are_not_anothers(tmp_path: Path) -> None:
         box = await alice.mailbox("INBOX")
         since, _ = await alice.annotation_changes(-1, ALICE)
         await alice.set_annotations(
-            box.id, ALICE, {"/private/comment": b"a\0", "/shared/comment": b"s"}, 9
+            box.id, ALICE, {"/private/comment": b"a\0", "/shared/comment": b"s"}, 9, 99
         )
-        await alice.set_annotations(box.id, BOB, {"/private/comment": b"b"}, 9)
-        await alice.set_annotations(0, ALICE, {"/private/vendor/x": b"top"}, 9)
+        await alice.set_annotations(box.id, BOB, {"/private/comment": b"b"}, 9, 99)
+        await alice.set_annotations(0, ALICE, {"/private/vendor/x": b"top"}, 9, 99)
         assert await alice.annotations(box.id, ALICE) == [
             Annotation(box.id, "/private/comment", b"a\0"),
             Annotation(box.id, "/shared/comment", b"s"),
@@ -177,12 +181,12 @@ def test_annotations_of_one_user_are_not_anothers(tmp_path: Path) -> None:
         assert await alice.annotations(0, BOB) == []
         since, changed = await alice.annotation_changes(since, BOB)
         assert changed == [(box.id, "/private/comment"), (box.id, "/shared/comment")]
-        await alice.set_annotations(box.id, ALICE, {"/shared/comment": None}, 9)
+        await alice.set_annotations(box.id, ALICE, {"/shared/comment": None}, 9, 99)
         since, changed = await alice.annotation_changes(since, BOB)
         assert changed == [(box.id, "/shared/comment")]
         assert (await alice.annotation_changes(since, BOB))[1] == []
         plans = await alice.create("Plans")
-        await alice.set_annotations(plans.id, ALICE, {"/shared/comment": b"p"}, 9)
+        await alice.set_annotations(plans.id, ALICE, {"/shared/comment": b"p"}, 9, 99)
         await alice.delete("Plans")
         assert plans.id not in {one.mailbox for one in await alice.annotations(None, ALICE)}
 
