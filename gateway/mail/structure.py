@@ -1,6 +1,7 @@
 """A message as people and programs read it: header fields and parts, decoded.
 
-    Owns      parsed() for webhooks; decoded_body(), decoded_words(), parameters(), section_numbers()
+    Owns      parsed() for webhooks; decoded_body(), decoded(), field_text(), decoded_words(), parameters(),
+              section_numbers()
     Limits    parts and depth are the scanner's; text beyond max_text_octets is cut and marked so
     Errors    none: what is damaged is decoded as far as it goes, with U+FFFD for what is lost
     Security  charsets are the sender's to choose: codecs that are no charsets, or whose cost
@@ -151,12 +152,16 @@ def _joined(pieces: dict[int, tuple[str, bool]]) -> str:
 
 def decoded_body(content: bytes, part: Part) -> bytes:
     """The body with its Content-Transfer-Encoding undone."""
-    body = content[part.body_start : part.body_end]
-    if part.encoding == ENCODING_BASE64:
-        return _base64(body)
-    if part.encoding == ENCODING_QUOTED_PRINTABLE:
-        return a2b_qp(body)
-    return body
+    return decoded(content[part.body_start : part.body_end], part.encoding)
+
+
+def decoded(octets: bytes, encoding: int) -> bytes:
+    """octets without that encoding (one of ENCODING_*), as far as they are encoded well."""
+    if encoding == ENCODING_BASE64:
+        return _base64(octets)
+    if encoding == ENCODING_QUOTED_PRINTABLE:
+        return a2b_qp(octets)
+    return octets
 
 
 def section_numbers(parts: list[Part]) -> list[str]:
@@ -182,7 +187,8 @@ def section_numbers(parts: list[Part]) -> list[str]:
     return numbers
 
 
-def _field(content: bytes, field: tuple[int, int] | None) -> str:
+def field_text(content: bytes, field: tuple[int, int] | None) -> str:
+    """The unfolded value at that place, as Part has it; "" for None."""
     if field is None:
         return ""
     return header_text(re.sub(rb"\r?\n", b"", content[field[0] : field[1]])).strip()
@@ -192,8 +198,8 @@ def _described(
     content: bytes, part: Part, number: str, attachments: bool, max_text_octets: int
 ) -> dict[str, object]:
     """One leaf part as parsed() lists it."""
-    _, type_parameters = parameters(_field(content, part.type_field))
-    disposition, disposition_parameters = parameters(_field(content, part.disposition_field))
+    _, type_parameters = parameters(field_text(content, part.type_field))
+    disposition, disposition_parameters = parameters(field_text(content, part.disposition_field))
     body = decoded_body(content, part)
     described: dict[str, object] = {
         "part": number,
@@ -202,7 +208,7 @@ def _described(
         # RFC 2183 §2.3; "name" of Content-Type is its forerunner
         "filename": disposition_parameters.get("filename") or type_parameters.get("name"),
         "disposition": disposition or None,
-        "content_id": _field(content, part.id_field).strip("<>") or None,
+        "content_id": field_text(content, part.id_field).strip("<>") or None,
         "size": len(body),
     }
     if part.media_type.startswith(b"text/") and disposition != "attachment":

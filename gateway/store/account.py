@@ -17,7 +17,7 @@ import fcntl
 import os
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from gateway.store.content import Contents, Prepared, make_directory
 from gateway.store.database import Database, errors
 from gateway.store.errors import NoSuchAccount, NoSuchMailbox, OverQuota, StoreBusy, StoreError
 from gateway.store.index import IndexRow, all_rows, first_unseen, load, row_of
+from gateway.store.large import LargeContent
 from gateway.store.mailboxes import Mailboxes
 from gateway.store.messages import Addition, Messages
 from gateway.store.model import (
@@ -351,6 +352,19 @@ class AccountFile:
         """What mail.imap_facts packed at delivery."""
         with self._database.read():
             return self._contents.facts(keys)
+
+    def columns(self, keys: Sequence[int], names: Sequence[str]) -> list[list[Any]]:
+        """What read(), headers() and facts() return, of one moment; names: "content", "header", "facts"."""
+        contents = self._contents
+        columns: dict[str, Callable[[Sequence[int]], list[Any]]]
+        columns = {"content": contents.read, "header": contents.headers, "facts": contents.facts}
+        with self._database.read():
+            return [columns[name](keys) for name in names]
+
+    def open_large(self, key: int) -> LargeContent | None:
+        """The message to be read in slices, when its body is a file; None when read() is the way."""
+        with self._database.read():
+            return self._contents.open_large(key)
 
     def add(
         self,

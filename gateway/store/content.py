@@ -30,6 +30,7 @@ from gateway._native import crc32c
 from gateway.mail.imap_facts import ORIGIN, message_facts, section
 from gateway.store.database import Database, errors
 from gateway.store.errors import LimitReached, MessageGone, StoreDamaged, StoreError
+from gateway.store.large import LargeContent
 from gateway.store.model import Content
 
 # Measured (benches/bench_store.py): below, a row is cheaper to write than a second sync; above, its octets
@@ -138,7 +139,21 @@ class Contents:
             return StoreDamaged(
                 f"message {key} is not as it was written: run `gateway mailbox check`"
             )
+        if not header:  # longer than we keep apart
+            header = _header_of(body)
+            body = body[len(header) :]
         return Content(header, body)
+
+    def open_large(self, key: int) -> LargeContent | None:
+        """For a body that is a file: not checked yet, to be closed.  None: it is in the database, or gone."""
+        row = self._database.row("SELECT file, header, facts, crc FROM message WHERE id=?", (key,))
+        if row is None or row[0] is None:
+            return None
+        try:
+            file = open(self._directory / row[0], "rb", buffering=0)  # noqa: SIM115  the caller closes it
+        except OSError as error:
+            raise StoreDamaged(f"the body of message {key} cannot be read: {error}") from error
+        return LargeContent(key, file, *row[1:])
 
     def headers(self, keys: Sequence[int]) -> list[bytes | StoreError]:
         """Header sections with their empty line."""
@@ -146,7 +161,7 @@ class Contents:
         for at, header in enumerate(found):
             if header == b"":  # longer than we keep apart, or none at all
                 (content,) = self.read([keys[at]])
-                found[at] = content if isinstance(content, StoreError) else _header_of(content.body)
+                found[at] = content if isinstance(content, StoreError) else content.header
         return found
 
     def facts(self, keys: Sequence[int]) -> list[bytes | StoreError]:

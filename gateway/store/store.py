@@ -51,6 +51,7 @@ from gateway.store.account import AccountFile
 from gateway.store.account_sharing import Access, Listing
 from gateway.store.annotation import Annotation
 from gateway.store.errors import StoreError
+from gateway.store.large import LargeContent
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import (
     NEVER,
@@ -127,6 +128,14 @@ class Account:
         changed: Callable[[Any], list[tuple[int, int]]] = _nothing,
     ) -> T:
         """changed: the (mailbox id, modseq) pairs that others must hear of."""
+        return await self._ask(work, changed)
+
+    def _ask(
+        self,
+        work: Callable[[AccountFile], T],
+        changed: Callable[[Any], list[tuple[int, int]]] = _nothing,
+    ) -> asyncio.Future[T]:
+        """The same, begun at once."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def done(result: T, error: StoreError | None) -> None:
@@ -138,7 +147,7 @@ class Account:
                 future.set_result(result)
 
         self._pool.submit(self.name, work, done, create=self._create, notices=changed)
-        return await future
+        return future
 
     # -- mailboxes -----------------------------------------------------------------------------------------------
 
@@ -275,6 +284,35 @@ class Account:
     async def facts(self, keys: Sequence[int]) -> list[bytes | StoreError]:
         """What mail.imap_facts packed at delivery: section(packed, ENVELOPE) and the like."""
         return await self._run(lambda file: file.facts(keys))
+
+    def columns(
+        self, keys: Sequence[int], names: Sequence[str], work: Callable[[list[list[Any]]], T]
+    ) -> asyncio.Future[T]:
+        """work(columns) as it returns in the store's thread; begun at once, so that the next is read while one is sent.
+
+        names: "content" (Content), "header", "facts" (bytes); each column has a value or a StoreError for each key.
+        """
+        return self._ask(lambda file: work(file.columns(keys, names)))
+
+    async def open_large(self, key: int) -> LargeContent | None:
+        """For a message that is too large for memory: checked, for close_large(); None: read() is the way."""
+        large = await self._run(lambda file: file.open_large(key))
+        if large is not None:
+            try:
+                while await self._run(lambda _: large.check()):
+                    pass
+            except BaseException:
+                self.close_large(large)
+                raise
+        return large
+
+    def read_large(self, large: LargeContent, start: int, end: int) -> asyncio.Future[bytes]:
+        """Octets start to end of it, SLICE_OCTETS at most; begun at once."""
+        return self._ask(lambda _: large.read(start, end))
+
+    def close_large(self, large: LargeContent) -> None:
+        """Nothing more is read of it; what was asked for is read before."""
+        self._background(lambda _: large.close() is not None)
 
     async def search(self, keys: Sequence[int], where: str, text: str) -> list[int]:
         """Those of the messages, in that order, that have the text as a substring in any case.
