@@ -312,7 +312,12 @@ class Account:
 
     def close_large(self, large: LargeContent) -> None:
         """Nothing more is read of it; what was asked for is read before."""
-        self._background(lambda _: large.close() is not None)
+
+        def close(_: AccountFile) -> bool:
+            large.close()
+            return False
+
+        self._background(close)
 
     async def search(self, keys: Sequence[int], where: str, text: str) -> list[int]:
         """Those of the messages, in that order, that have the text as a substring in any case.
