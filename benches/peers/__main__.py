@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benches.peers import blaster, others, retrieval
+from benches.peers import blaster, imap, imap_crowd, others, retrieval
 from benches.peers.cells import Cell, Row, run_cell
 from benches.peers.stores import STORES
 
@@ -60,7 +61,9 @@ def cells(which: set[str]) -> list[Cell]:
     return found
 
 
-KINDS = ("durable", "single", "relay", "connect", "workers", "tls", "idle", "pause", "store", "blaster")
+KINDS = (
+    "durable", "single", "relay", "connect", "workers", "tls", "idle", "pause", "store", "imap", "crowd", "blaster",
+)  # fmt: skip
 
 
 @click.command()
@@ -121,12 +124,30 @@ def main(
             if "store" in which:
                 report["store"] = retrieval.measure(
                     where / "store",
-                    servers=[n for n in (servers.split(",") if servers else STORES) if n in STORES],
+                    servers=chosen(servers, STORES),
                     messages=options["messages"],
                     rounds=rounds,
                     say=say,
                 )
                 console.print(store_table(report["store"]))
+            if "imap" in which:
+                report["imap"] = imap.measure(
+                    where / "imap",
+                    servers=chosen(servers, imap.IMAP_STORES),
+                    messages=options["messages"],
+                    rounds=rounds,
+                    pattern=pattern,
+                    say=say,
+                )
+                for found in imap.tables(report["imap"]):
+                    console.print(found)
+                for remark in imap.remarks(report["imap"]):
+                    console.print(remark, highlight=False)
+            if "crowd" in which:
+                report["crowd"] = imap_crowd.measure(
+                    where / "crowd", servers=chosen(servers, imap.IMAP_STORES), say=say
+                )
+                console.print(figures("IMAP: many connections, large mailboxes", report["crowd"]))
             if "blaster" in which:
                 report["blaster"] = blaster.sources(seconds=seconds, rounds=rounds, say=say)
                 console.print(figures("the source: smtp-blaster beside smtp-source", report["blaster"]))
@@ -134,6 +155,12 @@ def main(
         shutil.rmtree(where, ignore_errors=True)
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+
+
+def chosen(servers: str, known: Iterable[str]) -> list[str]:
+    """Those of the option --servers that are known here; all of them without it."""
+    names = list(known)
+    return [name for name in (servers.split(",") if servers else names) if name in names]
 
 
 COLUMNS = (

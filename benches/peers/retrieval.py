@@ -245,7 +245,7 @@ def _compare(
             began = time.perf_counter()
             count = work(server)
             seconds = time.perf_counter() - began
-            _settle(server)
+            settle(server)
             if number:
                 rates[name].append(count / seconds)
                 costs[name].append(1e6 * (server.account.cpu_s() - before) / count)
@@ -259,7 +259,7 @@ def _compare(
     }
 
 
-def _settle(server: StoreServer) -> None:
+def settle(server: StoreServer) -> None:
     """What a server puts off until after its answer is its cost, too."""
     last, still = server.account.cpu_s(), 0
     deadline = time.monotonic() + 10

@@ -65,11 +65,14 @@ class Server(ABC):
         self.port = free_port()
         where.mkdir(parents=True)
         where.chmod(0o755)
-        words = self.command()
+        self._words = self.command()
+        self._start()
+
+    def _start(self) -> None:
         self.account = Account(f"{self.name}-{self.port}")
-        with (where / "output").open("wb") as output:
+        with (self.where / "output").open("wb") as output:
             self.process = subprocess.Popen(
-                self.account.command(words),
+                self.account.command(self._words),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -78,6 +81,11 @@ class Server(ABC):
             )
         self.account.started(self.process.pid)
         self._wait()
+
+    def restart(self) -> None:
+        """The same on the same ports, with what it kept on the disk."""
+        self.stop()
+        self._start()
 
     @abstractmethod
     def command(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Servers that keep mail, with accounts: this product's store, and Dovecot with each of its formats.
 
-Owns      StoreServer, GatewayStore, Dovecot*; STORES, what can be compared
+Owns      StoreServer, GatewayStore, Dovecot*; STORES, what can be compared by LMTP and POP3
 Files     everything below one directory on a real disk, mail included
 Errors    Missing when the server is not installed
 """
@@ -17,6 +17,7 @@ from benches.peers.servers import Missing, Server, find, free_port
 
 USERS = 20
 PASSWORD = "pass"
+REUSE_USER = "mail"  # a name must be known to the system
 DOVECOT_UID = 5555  # nobody's: Dovecot wants mail to belong to no system user
 
 
@@ -25,9 +26,10 @@ def user(number: int) -> str:
 
 
 class StoreServer(Server):
-    """LMTP on .port, POP3 on .pop3_port; USERS accounts, all with PASSWORD."""
+    """LMTP on .port, POP3 on .pop3_port, IMAP on .imap_port; USERS accounts, all with PASSWORD."""
 
     pop3_port = 0
+    imap_port = 0
 
 
 class GatewayStore(StoreServer):
@@ -62,13 +64,29 @@ address = "127.0.0.1:{self.pop3_port}"
 [[route]]
 domains = ["example.test"]
 next_hop = ["store:"]
-""")
+{self.more()}""")
         (self.where / "state").mkdir()
         with contextlib.closing(Database(self.where / "state" / "accounts.db")) as database:
             for number in range(USERS):  # a plain password, as Dovecot's below: no hash is compared
                 database.add(Record(Account(user(number)), f"{{PLAIN}}{PASSWORD}"))
         serve = "import sys; from gateway.cli import main; sys.exit(main())"
         return [sys.executable, "-c", serve, "serve", "--config", str(config)]
+
+    def more(self) -> str:
+        """Of the configuration."""
+        return ""
+
+
+class GatewayImap(GatewayStore):
+    """With IMAP."""
+
+    def more(self) -> str:
+        self.imap_port = free_port()
+        return f"""
+[[listen]]
+service = "imap"
+address = "127.0.0.1:{self.imap_port}"
+"""
 
 
 class GatewayInline(GatewayStore):
@@ -82,22 +100,23 @@ class Dovecot(StoreServer):
     """Debian's Dovecot, tuned: login processes are reused, no DNS, no TLS, static passwords."""
 
     location = ""
+    imap_service = ""  # of the process behind the login
 
     def command(self) -> list[str]:
         if os.geteuid() != 0:
             raise Missing("Dovecot needs root")
         program = find("dovecot")
-        for part in ("pop3", "lmtp"):
+        for part in ("pop3", "imap", "lmtp"):
             if not Path(f"/usr/lib/dovecot/{part}").exists():
                 raise Missing(f"dovecot-{part}d is not installed (tools/install_peers)")
-        self.pop3_port = free_port()
+        self.pop3_port, self.imap_port = free_port(), free_port()
         mail = self.where / "mail"
         mail.mkdir()
         os.chown(mail, DOVECOT_UID, DOVECOT_UID)
         (self.where / "dovecot.conf").write_text(f"""\
 base_dir = {self.where}/run
 log_path = {self.where}/dovecot.log
-protocols = pop3 lmtp
+protocols = imap pop3 lmtp
 listen = 127.0.0.1
 ssl = no
 disable_plaintext_auth = no
@@ -137,6 +156,21 @@ service pop3-login {{
     port = 0
   }}
 }}
+service imap-login {{
+  service_count = 0
+  process_min_avail = 2
+  client_limit = 2000
+  inet_listener imap {{
+    port = {self.imap_port}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service imap {{
+  process_limit = 2500
+{self.imap_service}
+}}
 """)
         return [program, "-F", "-c", str(self.where / "dovecot.conf")]
 
@@ -149,6 +183,13 @@ class DovecotSdbox(Dovecot):
 class DovecotMdbox(Dovecot):
     name = "dovecot-mdbox"
     location = "mdbox:~/mail"
+
+
+class DovecotReuse(DovecotMdbox):
+    """Its fastest login: an IMAP process serves many sessions, of one system user only."""
+
+    name = "dovecot-mdbox-reuse"
+    imap_service = f"  service_count = 1000\n  user = {REUSE_USER}"
 
 
 class DovecotMaildir(Dovecot):
