@@ -64,7 +64,6 @@ cdef class ImapReader:
     cdef readonly ImapCommand command
     cdef readonly uint64_t literal_size
     cdef readonly bint literal_synchronizing
-    cdef bint literal_huge
     cdef bytes data
     cdef Py_ssize_t pos
     cdef int state
@@ -143,12 +142,11 @@ cdef class ImapReader:
                 self.text_octets += n
                 command = self.command
                 if self.text_octets > self.text_octets_max:
-                    # RFC 9051 asks for no more than to tell; the rest of the command is passed over.
                     if command is None:
                         command = self.command = self.fresh()
                     self.keep_tail(command.base + self.line, command.stop - self.line)
                     if command.tag is None:
-                        command.append(p, min(n, 1024))
+                        command.append(p, n - (self.text_octets - self.text_octets_max))
                         command.begin()
                     command.drop()
                     self.state = SKIPPING_TEXT
@@ -166,24 +164,23 @@ cdef class ImapReader:
                     command.base = p
                     command.stop = n
                     self.pos += n
-                    command.begin()
                     self.finish(0)
+                    command.begin()
                     return R_COMMAND
                 if command is None:
                     command = self.command = self.fresh()
                 command.append(p, n)
                 self.pos += n
                 if not self.announces(command.base + self.line, command.stop - self.line, &literal):
+                    self.finish(self.line)
                     if command.tag is None:
                         command.begin()
-                    self.finish(self.line)
                     return R_COMMAND
                 if command.tag is None:
                     command.begin()
                 command.pending = True
                 self.literal_size = literal.size
                 self.literal_synchronizing = literal.synchronizing
-                self.literal_huge = literal.huge
                 self.state = AT_LITERAL
                 return R_LITERAL
             n = <Py_ssize_t>min(<uint64_t>left, self.left)
@@ -211,8 +208,6 @@ cdef class ImapReader:
                 if self.announces(self.tail, self.tail_octets, &literal) and not literal.synchronizing:
                     self.tail_octets = 0
                     self.left = literal.size
-                    if literal.huge:
-                        self.left = <uint64_t>-1
                     self.state = SKIPPING_LITERAL
                     continue
                 # RFC 9051 §4.3: a client whose synchronizing literal gets a tagged response sends no octets of it
@@ -255,8 +250,6 @@ cdef class ImapReader:
                 command.stop -= 1
             while command.stop > line and command.base[command.stop - 1] == c" ":
                 command.stop -= 1
-            if command.arguments > command.stop:
-                command.at = command.arguments = command.stop
         self.state = IN_TEXT
         self.line = -1
         self.tail_octets = 0
@@ -294,7 +287,7 @@ cdef class ImapReader:
         if self.literal_synchronizing:
             self.finish(-1)
             return True
-        self.left = <uint64_t>-1 if self.literal_huge else self.literal_size
+        self.left = self.literal_size
         self.state = SKIPPING_LITERAL
         return False
 

@@ -610,7 +610,7 @@ cdef int64_t days_before(int64_t year, int month, int day) noexcept nogil:
 
 def encode_utf7(str name not None):
     """A mailbox's name as clients without UTF-8 know it."""
-    if name.isascii() and "&" not in name:
+    if name.isascii() and name.isprintable() and "&" not in name:
         return name.encode()
     cdef bytearray out = bytearray()
     cdef list shifted = []

@@ -72,8 +72,8 @@ class Settings:
         literals_max: int = 10_000,
         items_max: int = 10_000,
         depth_max: int = 32,
-        login_octets: int = 16_384,
-        sasl_octets: int = 16_384,
+        login_octets: int = 20_480,
+        sasl_octets: int = 16_400,
         errors_max: int = 20,
         literal_minus: bool = False,
         compress_level: int = 6,
@@ -84,8 +84,8 @@ class Settings:
         self.literals_max = literals_max  # in one command
         self.items_max = items_max
         self.depth_max = depth_max
-        self.login_octets = login_octets  # of a command before the login, literals included
-        self.sasl_octets = sasl_octets  # of a line in an exchange of AUTHENTICATE
+        self.login_octets = login_octets  # of a command before the login, literals included: as much as SASL-IR needs
+        self.sasl_octets = sasl_octets  # of a line in an exchange of AUTHENTICATE: sasl.RESPONSE_OCTETS_MAX in base64
         self.errors_max = errors_max
         self.literal_minus = literal_minus  # LITERAL- is announced, not LITERAL+ (RFC 7888 §5)
         self.compress_level = compress_level
@@ -256,9 +256,11 @@ class ImapServerMachine:
         elif command.name in _STREAMED and (size > INLINE_OCTETS or held > HELD_OCTETS):
             self._pending = True
             return (LITERAL, command, size)
-        elif size > settings.literal_octets or held > settings.command_octets:
+        elif size > settings.literal_octets:
+            return self._refuse(b"NO", b"TOOBIG", f"Literal too long: {settings.literal_octets} octets at most here")
+        elif held > settings.command_octets:
             return self._refuse(
-                b"NO", b"TOOBIG", f"Literal too long: {settings.literal_octets} octets at most here"
+                b"NO", b"TOOBIG", f"Too long: a command has {settings.command_octets} octets at most with its literals"
             )
         reader.accept_inline()
         if reader.literal_synchronizing:
