@@ -9,7 +9,7 @@ Numbers and UIDs are packed u32; ranges are pairs of u32, (first, last) inclusiv
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from records cimport range_t, record_t
 
@@ -243,3 +243,40 @@ def uids_to_numbers(list chunks, starts, uids):
         at += first_record(records + at, size - at, uid[i])
         target[i] = start[chunk] + <uint32_t>at if at < size and records[at].uid == uid[i] else 0
     return result
+
+
+def records_but(numbers, records, uint64_t modseq):
+    """(numbers, records) without the records that have this modseq; numbers: a u32 of each record."""
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef _Octets counted = _Octets(numbers, sizeof(uint32_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef const uint32_t *number = <const uint32_t *>counted.view.buf
+    cdef Py_ssize_t i, kept = 0
+    if counted.count != octets.count:
+        raise ValueError("each record has a number")
+    cdef bytes kept_numbers = PyBytes_FromStringAndSize(NULL, counted.view.len)
+    cdef bytes kept_records = PyBytes_FromStringAndSize(NULL, octets.view.len)
+    cdef uint32_t *to_number = <uint32_t *>PyBytes_AS_STRING(kept_numbers)
+    cdef record_t *to_record = <record_t *>PyBytes_AS_STRING(kept_records)
+    for i in range(octets.count):
+        if source[i].modseq != modseq:
+            to_number[kept] = number[i]
+            to_record[kept] = source[i]
+            kept += 1
+    return kept_numbers[: kept * sizeof(uint32_t)], kept_records[: kept * sizeof(record_t)]
+
+
+def ranges_of_uids(uids):
+    """UIDs (u32, ascending) as ranges."""
+    cdef _Octets octets = _Octets(uids, sizeof(uint32_t))
+    cdef const uint32_t *uid = <const uint32_t *>octets.view.buf
+    cdef Py_ssize_t i, count = 0
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, octets.count * sizeof(range_t))
+    cdef range_t *target = <range_t *>PyBytes_AS_STRING(result)
+    for i in range(octets.count):
+        if count and uid[i] == target[count - 1].last + 1:
+            target[count - 1].last = uid[i]
+        else:
+            target[count].first = target[count].last = uid[i]
+            count += 1
+    return result[: count * sizeof(range_t)]

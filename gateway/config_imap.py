@@ -82,6 +82,13 @@ class ImapConfig(_Section, frozen=True, kw_only=True):
     metadata_account_octets: Annotated[
         int, _count(65_536, 2**40, "all annotations on mailboxes of one account; more get NO [METADATA TOOMANY]")
     ] = 16 * MIB
+    comment: Annotated[
+        str, _text("what clients are told about this server, /shared/comment of RFC 5464; empty: nothing")
+    ] = ""
+    admin: Annotated[
+        str,
+        _text("how to reach its administrator, a URI (mailto:…), /shared/admin of RFC 5464; empty: untold"),
+    ] = ""
     notify_mailboxes: Annotated[
         int, _count(1, 1_000_000, "mailboxes a NOTIFY may watch; more get NO [NOTIFICATIONOVERFLOW]")
     ] = 10_000

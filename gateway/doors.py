@@ -29,8 +29,12 @@ from gateway.policy.backlog import Backlog
 from gateway.policy.gate import Gate
 from gateway.policy.overload import Load, Overload
 from gateway.protocol import pop3
+from gateway.protocol.imap import machine as imap
 from gateway.protocol.smtp_server import AUTH_LINE_OCTETS, Settings
 from gateway.server.http import HttpService
+from gateway.server.imap.service import ImapService
+from gateway.server.imap.session import ImapSession
+from gateway.server.imap.watch import Watches
 from gateway.server.pop2 import Pop2Session
 from gateway.server.pop3 import Pop3Service, Pop3Session, PopService
 from gateway.server.service import Commits, Memory, SmtpService
@@ -58,7 +62,8 @@ class Doors:
             overloaded=self.overload.check_connection,
         )
         self._listeners: dict[int, Listener] = {}  # by the socket's descriptor
-        self._services: dict[int, SmtpService | PopService] = {}
+        self._watches = Watches(worker.store)
+        self._services: dict[int, SmtpService | PopService | ImapService] = {}
         self._http: dict[int, HttpService] = {}
         self._addresses: dict[int, str] = {}
         self._session_ids = session_ids(worker.index)
@@ -98,15 +103,18 @@ class Doors:
         )
         await self._listeners[fd].start()
 
-    def _service(self, listen: ListenConfig) -> SmtpService | PopService:
+    def _service(self, listen: ListenConfig) -> SmtpService | PopService | ImapService:
         if listen.service in ("pop3", "pop2"):
             return self._pop_service(listen)
+        if listen.service == "imap":
+            return self._imap_service(listen)
         return self._smtp_service(listen)
 
-    def _pop_service(self, listen: ListenConfig) -> PopService:
+    def _reader_service(self, listen: ListenConfig) -> dict[str, Any]:
+        """What all services have that read mail."""
         worker = self._worker
         config = worker.config
-        common: dict[str, Any] = {
+        return {
             "name": listen.service,
             "hostname": config.hostname,
             "limits": config.limits,
@@ -117,6 +125,31 @@ class Doors:
             "tls": worker.tls,
             "authenticator": worker.accounts.auth,
             "store": worker.store,
+        }
+
+    def _imap_service(self, listen: ListenConfig) -> ImapService:
+        config = self._worker.config
+        settings = imap.Settings(
+            line_octets=config.imap.line_octets,
+            literal_octets=config.imap.literal_octets,
+            command_octets=config.imap.command_octets,
+            errors_max=config.limits.errors,
+        )
+        return ImapService(
+            **self._reader_service(listen),
+            config=config.imap,
+            settings=settings,
+            watches=self._watches,
+            auth_mechanisms=listen.auth_mechanisms,
+            append_octets=config.imap.append_octets or config.limits.message_octets,
+            starttls=listen.tls == "starttls",
+            preauth=listen.preauth,
+        )
+
+    def _pop_service(self, listen: ListenConfig) -> PopService:
+        config = self._worker.config
+        common = {
+            **self._reader_service(listen),
             "unique_ids": UniqueIds(config.pop.unique_id),
             "login_delay_s": config.pop.login_delay_s,
             "marks_seen": config.pop.mark_seen,
@@ -295,12 +328,14 @@ def targets_of(limits: LimitsConfig) -> Load:
     )
 
 
-def session_of(service: SmtpService | PopService, client: str, client_ip: str) -> Handler:
+def session_of(service: SmtpService | PopService | ImapService, client: str, client_ip: str) -> Handler:
     """A session of what the listener serves now: a reload may have changed it."""
     if isinstance(service, SmtpService):
         return SmtpSession(service, client, client_ip)
     if isinstance(service, Pop3Service):
         return Pop3Session(service, client, client_ip)
+    if isinstance(service, ImapService):
+        return ImapSession(service, client, client_ip)
     return Pop2Session(service, client, client_ip)
 
 

@@ -55,6 +55,11 @@ class NoticeLink:
         if self._socket is not None and self._others:
             _send(self._socket, payload, self._others)
 
+    def poll(self) -> None:
+        """Read what other workers have sent so far."""
+        if self._others and self._socket is not None:
+            self._readable()
+
     def close(self) -> None:
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())

@@ -41,6 +41,7 @@ from gateway._native.imap_search import (
     PICK_UID,
     find_texts,
     gather_texts,
+    join_texts,
     mask_and,
     mask_or,
     mask_ranges,
@@ -166,6 +167,7 @@ __all__ = [
     "imap_nstring",
     "imap_string",
     "iter_fields",
+    "join_texts",
     "kernels",
     "live_counts",
     "mask_and",
@@ -181,10 +183,12 @@ __all__ = [
     "parse_mailbox",
     "patch_records",
     "pick",
+    "ranges_of_uids",
     "rank_texts",
     "record_column",
     "record_is_whole",
     "records_ascend",
+    "records_but",
     "resolve_set",
     "scan_mime",
     "scan_records",
@@ -759,3 +763,9 @@ def encode_utf7(name: str) -> bytes:
 
 def decode_utf7(octets: bytes) -> str:
     """The name.  Raises ValueError for what encode_utf7() would not have written."""
+
+def records_but(numbers: Buffer, records: Buffer, modseq: int) -> tuple[bytes, bytes]:
+    """(numbers, records) without the records that have this modseq; numbers: a u32 of each record."""
+
+def ranges_of_uids(uids: Buffer) -> bytes:
+    """UIDs (u32, ascending) as ranges."""

@@ -31,9 +31,17 @@ _decoder = msgspec.msgpack.Decoder(list[Notice])
 class Notices:
     """The change notices of one worker."""
 
-    def __init__(self, send: Callable[[bytes], None] | None = None) -> None:
-        """send: carries octets to every other worker, whose receive() gets them; None: there is none."""
+    def __init__(
+        self,
+        send: Callable[[bytes], None] | None = None,
+        poll: Callable[[], None] | None = None,
+    ) -> None:
+        """send: carries octets to every other worker, whose receive() gets them; None: there is none.
+
+        poll: calls receive() with what others have sent so far.
+        """
         self.send = send
+        self.poll = poll or _nothing
         self._listeners: dict[str, dict[object, Listener]] = {}
 
     def subscribe(self, account: str, listener: Listener) -> Callable[[], None]:
@@ -77,6 +85,10 @@ class Notices:
                 listener(notice)
             except Exception:
                 logger.exception("a listener failed on a change notice")
+
+
+def _nothing() -> None:
+    pass
 
 
 def encode_notices(notices: Sequence[Notice]) -> list[bytes]:

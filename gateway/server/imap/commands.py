@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from gateway.server.imap import idle, login, select
+from gateway.server.imap import copy, expunge, idle, login, select, store
 from gateway.server.imap.state import Handler
 
-MODULES: tuple[ModuleType, ...] = (login, select, idle)
+MODULES: tuple[ModuleType, ...] = (login, select, idle, store, copy, expunge)
 
 HANDLERS: dict[bytes, Handler] = {
     name: handler for module in MODULES for name, handler in module.COMMANDS.items()

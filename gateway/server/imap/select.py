@@ -1,7 +1,220 @@
-"""SELECT."""
+"""Opening and closing a mailbox.
+
+Owns      SELECT, EXAMINE, CLOSE, UNSELECT, CHECK
+Flow      the row of the mailbox → its Watch → a View → what the client must know, with QRESYNC also what it missed
+Limits    the index of a large mailbox is not read here (watch.py)
+Standards RFC 9051 §6.3.2, §6.3.3, §6.4.1, §6.4.2; RFC 3501 §6.3.1 (RECENT, UNSEEN), §6.4.1 (CHECK); RFC 7162 §3.1.8,
+          §3.2.5 (CONDSTORE, QRESYNC), RFC 8474 §4.1 (MAILBOXID), RFC 9586 (UIDONLY)
+"""
 
 from __future__ import annotations
 
-from gateway.server.imap.state import Handler
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
 
-COMMANDS: dict[bytes, Handler] = {}
+from gateway._native import find_records, resolve_set, sum_records
+from gateway.protocol.imap.response import mailbox_octets
+from gateway.server.imap import updates
+from gateway.server.imap.flags import announce_flags
+from gateway.server.imap.state import (
+    AUTHENTICATED,
+    SELECTED,
+    Bad,
+    Capability,
+    Completed,
+    Handler,
+    No,
+    Outcome,
+    Selected,
+)
+from gateway.server.imap.view import NEVER_RECENT, View
+from gateway.server.imap.vanished import vanished_since
+from gateway.store.model import UID_MAX
+
+if TYPE_CHECKING:
+    from gateway._native import ImapCommand
+    from gateway.server.imap.session import ImapSession
+
+
+class Known(NamedTuple):
+    """What a client that was here before knows (RFC 7162 §3.2.5)."""
+
+    uidvalidity: int
+    modseq: int
+    uids: bytes | None  # a set as sent
+
+
+async def cmd_select(session: ImapSession, command: ImapCommand) -> Outcome:
+    return await _open(session, command, read_only=False)
+
+
+async def cmd_examine(session: ImapSession, command: ImapCommand) -> Outcome:
+    return await _open(session, command, read_only=True)
+
+
+async def _open(session: ImapSession, command: ImapCommand, *, read_only: bool) -> Outcome:
+    command.space()
+    name = command.mailbox()
+    condstore, known = _parameters(session, command)
+    command.end()
+    if session.selected is not None:  # RFC 9051 §6.3.2: closed even when this fails
+        await session.catch_up()
+        session.leave_mailbox()
+        session.untagged(b"OK [CLOSED] Previous mailbox is closed")
+    if condstore or known:
+        session.enabled.add(b"CONDSTORE")
+    place = await session.place(name, "r")
+    mailbox = place.mailbox
+    assert mailbox is not None
+    if not mailbox.selectable:
+        raise No("There is nothing but names below it", b"NONEXISTENT")
+    read_only = read_only or not place.rights & set("swtei")
+    recent_uid = NEVER_RECENT
+    if b"IMAP4REV2" not in session.enabled and mailbox.recent:
+        recent_uid = mailbox.uidnext - mailbox.recent
+        if not read_only:
+            recent_uid = await place.account.claim_recent(mailbox.id)
+    watch = await session.service.watches.open(place.account, mailbox)
+    if session.is_closed:
+        session.service.watches.leave(watch)
+        return None
+    view = View(watch, recent_uid)
+    watch.views.add(view)
+    session.selected = Selected(place, view, read_only)
+    _describe(session, session.selected, name)
+    if known is not None and known.uidvalidity == view.mailbox.uidvalidity:
+        await watch.load()
+        await _resynchronize(session, view, known)
+    return Completed("", b"READ-ONLY" if read_only else b"READ-WRITE")
+
+
+def _parameters(session: ImapSession, command: ImapCommand) -> tuple[bool, Known | None]:
+    """(CONDSTORE, QRESYNC) of a SELECT (RFC 4466 §2.4)."""
+    condstore, known = False, None
+    if command.at_end():
+        return condstore, known
+    command.space()
+    command.expect(b"(")
+    while True:
+        word = command.word()
+        if word == b"CONDSTORE":
+            condstore = True
+        elif word == b"QRESYNC" and known is None:
+            if b"QRESYNC" not in session.enabled:
+                raise Bad("ENABLE QRESYNC first")  # RFC 7162 §3.2.5
+            command.space()
+            known = _known(session, command)
+        else:
+            raise Bad("Unknown parameter")
+        if command.accept(b")"):
+            return condstore, known
+        command.space()
+
+
+def _known(session: ImapSession, command: ImapCommand) -> Known:
+    command.expect(b"(")
+    uidvalidity = command.nz_number()
+    command.space()
+    modseq = command.number64()
+    uids: bytes | None = None
+    while not command.accept(b")"):
+        command.space()
+        if command.accept(b"("):  # numbers that match UIDs: a hint that our history makes unnecessary
+            if b"UIDONLY" in session.enabled:
+                raise Bad("Use UIDs", b"UIDREQUIRED")  # RFC 9586 §3
+            command.sequence_set()
+            command.space()
+            command.sequence_set()
+            command.expect(b")")
+            command.expect(b")")
+            break
+        if uids is not None:
+            raise Bad("Too many parameters of QRESYNC")
+        uids = command.sequence_set()
+        if uids is None:
+            raise Bad("Numbers expected")
+    return Known(uidvalidity, modseq, uids)
+
+
+def _describe(session: ImapSession, selected: Selected, name: str) -> None:
+    """RFC 9051 §6.3.2: what every client has to know."""
+    view = selected.view
+    mailbox = view.mailbox
+    rev1 = b"IMAP4REV2" not in session.enabled
+    announce_flags(session, selected)
+    session.untagged(b"%d EXISTS" % view.count)
+    if rev1:
+        session.untagged(b"%d RECENT" % view.recent)
+        if b"UIDONLY" not in session.enabled and mailbox.unseen and view.is_loaded:
+            number = first_unseen(view)
+            if number:
+                session.untagged(b"OK [UNSEEN %d] First unseen" % number)
+    session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)
+    session.untagged(b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext)
+    session.untagged(b"OK [HIGHESTMODSEQ %d] Highest" % mailbox.highestmodseq)
+    session.untagged(b"OK [MAILBOXID (%b)] Ok" % mailbox.object_id.encode())
+    if not rev1:
+        session.untagged(b'LIST () "/" ' + mailbox_octets(name, session.machine.utf8))
+
+
+def first_unseen(view: View) -> int:
+    """The sequence number of the first message without \\Seen; 0: there is none."""
+    for chunk in view.chunks:
+        uid = sum_records(chunk)[5]
+        if uid:
+            return view.number_of(uid)
+    return 0
+
+
+async def _resynchronize(session: ImapSession, view: View, known: Known) -> None:
+    """What changed while the client was away: VANISHED (EARLIER), FETCH (RFC 7162 §3.2.5.1)."""
+    wanted = resolve_set(known.uids or _ALL, max(view.last_uid, view.mailbox.uidnext - 1))
+    await vanished_since(session, known.modseq, wanted)
+    changed = [find_records(chunk, 0, 0, known.modseq) for chunk in view.chunks]
+    uids = array("I", b"".join(changed))
+    pairs = array("I", (bound for uid in uids for bound in (uid, uid)))
+    for numbers, records in view.numbered(pairs.tobytes()):
+        updates.fetch_flags(session, numbers, records, uid=True)
+        await session.drained()
+
+
+_ALL = array("I", (1, UID_MAX)).tobytes()
+
+
+async def cmd_close(session: ImapSession, command: ImapCommand) -> Outcome:
+    command.end()
+    selected = session.selected
+    assert selected is not None
+    view = selected.view
+    if not selected.read_only and "e" in selected.place.rights and view.mailbox.messages:
+        ranges = array("I", (1, view.mailbox.uidnext - 1)).tobytes()
+        await selected.place.account.expunge(view.mailbox.id, ranges)
+    session.leave_mailbox()
+    return None
+
+
+def cmd_unselect(session: ImapSession, command: ImapCommand) -> Outcome:
+    command.end()
+    session.leave_mailbox()
+    return None
+
+
+def cmd_check(session: ImapSession, command: ImapCommand) -> Outcome:
+    command.end()
+    return None
+
+
+COMMANDS = {
+    b"SELECT": Handler(cmd_select, AUTHENTICATED, indexed=False),
+    b"EXAMINE": Handler(cmd_examine, AUTHENTICATED, indexed=False),
+    b"CLOSE": Handler(cmd_close, SELECTED, indexed=False),
+    b"UNSELECT": Handler(cmd_unselect, SELECTED, indexed=False),
+    b"CHECK": Handler(cmd_check, SELECTED, indexed=False),
+}
+CAPABILITIES = [
+    Capability(b"UNSELECT"),
+    Capability(b"CONDSTORE"),
+    Capability(b"QRESYNC"),
+    Capability(b"UIDONLY"),
+    Capability(b"OBJECTID"),
+]

@@ -26,6 +26,7 @@ class ImapService(Service, kw_only=True):
     settings: Settings  # of the protocol's machine
     watches: Watches  # one for the worker
     auth_mechanisms: Sequence[str]  # the listener's own list
+    append_octets: int  # largest message of APPEND
     starttls: bool = False  # the listener offers it
     preauth: str = ""  # who every client of this listener is; "": it has to log in
     announced: dict[int, bytes] = msgspec.field(default_factory=dict)  # capability.py's

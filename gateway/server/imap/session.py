@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from gateway._native import ImapCommand, ImapSyntaxError
 from gateway.accounts.authenticator import Login, Peer
@@ -41,7 +41,15 @@ from gateway.server.imap.state import (
 )
 from gateway.server.session import FLUSH_OCTETS, Session
 from gateway.store.errors import StoreError
+from gateway.store.model import Quota
 from gateway.store.store import Account
+
+
+class Upload(Protocol):
+    """Where a literal goes while it comes."""
+
+    def discard(self) -> None:
+        """It is not wanted: the command was refused, or the connection is gone."""
 
 
 class ImapSession(Session):
@@ -52,11 +60,13 @@ class ImapSession(Session):
         "account",
         "enabled",
         "identity",
+        "idling",
         "login",
         "mechanisms",
         "passwords",
         "peer",
         "selected",
+        "uploads",
     )
 
     _service: ImapService
@@ -67,11 +77,13 @@ class ImapSession(Session):
         self.account: Account = None  # type: ignore[assignment]  # set by the login
         self.identity: Identity | None = None
         self.selected: Selected | None = None
+        self.idling = False  # IDLE waits for DONE
         self.enabled: set[bytes] = set()  # what the client may be sent beyond RFC 3501 (RFC 5161)
         self.peer: Peer = None  # type: ignore[assignment]  # set in on_connected()
         self.login: Login | None = None  # an exchange that is going on
         self.mechanisms: tuple[str, ...] = ()  # of SASL, that may be used now
         self.passwords = False  # LOGIN may be used now
+        self.uploads: list[Upload] = []  # literals of the command that is being sent
         self._room: asyncio.Event | None = None  # somebody waits for the client to read
 
     @property
@@ -95,6 +107,26 @@ class ImapSession(Session):
         """The mailbox of that name; with rights it must exist, and the session must have them.  Raises No."""
         return await find_place(self, name, *rights)
 
+    async def catch_up(self, expunges: bool = True) -> None:
+        """The view is as new as the store; what that changes is reported."""
+        if self.selected is not None:
+            self.poll()
+            if self.selected.view.watch.is_stale:
+                try:
+                    await self.selected.view.watch.refresh()
+                except StoreError:  # logged there; the next command tries again
+                    pass
+            updates.report(self, expunges)
+
+    async def quota_of(self, owner: str) -> Quota:
+        """What that account may keep."""
+        account = self.identity.account if self.identity is not None else None
+        if account is None or account.name != owner:
+            account = await self._service.authenticator.directory.find(owner)
+        if account is None:
+            return Quota()
+        return Quota(account.quota_octets or 0, account.quota_messages or 0)
+
     def untagged(self, line: bytes) -> None:
         """"* line", in one piece."""
         self.machine.untagged(line)
@@ -115,10 +147,6 @@ class ImapSession(Session):
         """What other workers committed before the client's command is known afterwards (is_stale)."""
         self._service.watches.poll()
 
-    async def unselect(self) -> None:
-        """No mailbox is selected; nothing is expunged."""
-        self.leave_mailbox()
-
     def leave_mailbox(self) -> None:
         """Forget the selected mailbox."""
         if self.selected is not None:
@@ -126,6 +154,46 @@ class ImapSession(Session):
             view.watch.tell_no_more(self)
             view.watch.views.discard(view)
             self._service.watches.leave(view.watch)
+
+    def sign_in(self, identity: Identity) -> None:
+        """The client is this account from now on."""
+        self.identity = identity
+        self.account_name = identity.account.name
+        self.account = self._service.store.account(self.account_name)
+        self.machine.authenticated = True
+
+    def sign_out(self) -> None:
+        """The client is nobody again (RFC 8437 §2); TLS and compression stay."""
+        self.leave_mailbox()
+        self.identity, self.account_name = None, ""
+        self.account = None  # type: ignore[assignment]  # as before the login
+        self.enabled.clear()
+        self.machine.authenticated = self.machine.utf8 = False
+        self.know_peer(tls=self.peer.tls)
+
+    def challenge(self, octets: bytes) -> None:
+        """The login asks the client something."""
+        if not self._connection.closed:
+            self.machine.challenge(octets)
+            self.resume()
+
+    def enable(self, word: bytes) -> None:
+        """The client understands this from now on (RFC 5161)."""
+        self.enabled.add(word)
+        if word in (b"IMAP4REV2", b"UTF8=ACCEPT"):  # RFC 9051 §5.1, RFC 6855 §3
+            self.machine.utf8 = True
+
+    def enable_condstore(self) -> None:
+        """A command about MODSEQ tells that the client knows them (RFC 7162 §3.1)."""
+        if b"CONDSTORE" not in self.enabled:
+            self.enabled.add(b"CONDSTORE")
+            if self.selected is not None:
+                modseq = self.selected.mailbox.highestmodseq
+                self.untagged(b"OK [HIGHESTMODSEQ %d] Enabled" % modseq)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._connection.closed
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
@@ -180,6 +248,7 @@ class ImapSession(Session):
             self.login.cancel()
             self.login = None
         self.leave_mailbox()
+        self._on_abandoned(None, None)
 
     # -- a command ---------------------------------------------------------------------------------------------------
 
@@ -245,14 +314,7 @@ class ImapSession(Session):
         self.complete(status, outcome)
 
     async def _complete_later(self, handler: Handler | None, status: bytes, outcome: Outcome) -> None:
-        if self.selected is not None:
-            self.poll()
-            if self.selected.view.watch.is_stale:
-                try:
-                    await self.selected.view.watch.refresh()
-                except StoreError:  # logged there; the next command tries again
-                    pass
-            updates.report(self, handler is None or handler.expunges)
+        await self.catch_up(handler is None or handler.expunges)
         self.complete(status, outcome)
 
     def complete(self, status: bytes, outcome: Outcome) -> None:
@@ -279,12 +341,24 @@ class ImapSession(Session):
             self.login = None
 
     def _on_idle_done(self, _a: object, _b: object) -> None:
+        self.idling = False
         if self.selected is not None:
             self.selected.view.watch.tell_no_more(self)
         self._complete(None, b"OK", None)
 
+    # -- literals that are not kept in memory ------------------------------------------------------------------------
+
     def _on_literal(self, command: ImapCommand, size: int) -> None:
-        raise AssertionError("no command takes literals this way")
+        handler = HANDLERS.get(command.name)
+        if handler is None or handler.literal is None:
+            self.machine.refuse_literal(b"BAD", b"", "Unknown command")
+        else:
+            handler.literal(self, command, size)
+
+    def _on_abandoned(self, _a: object, _b: object) -> None:
+        for upload in self.uploads:
+            upload.discard()
+        self.uploads.clear()
 
 
 _DONE = Completed("Completed")
@@ -315,4 +389,5 @@ _EVENTS: dict[int, Callable[[ImapSession, Any, Any], None]] = {
     machine.AUTH_RESPONSE: ImapSession._on_auth_response,
     machine.AUTH_CANCELLED: ImapSession._on_auth_cancelled,
     machine.IDLE_DONE: ImapSession._on_idle_done,
+    machine.ABANDONED: ImapSession._on_abandoned,
 }

@@ -70,7 +70,8 @@ class Handler(NamedTuple):
     A plain function runs at once and must not block; a coroutine function may wait.  expunges: EXPUNGE or VANISHED may
     be reported before its tagged line; False for FETCH, STORE, SEARCH, SORT and THREAD by sequence number (RFC 9051
     §7.5.1).  by_sequence: it is about sequence numbers, which do not exist under UIDONLY (RFC 9586 §3).
-    indexed: the index of the selected mailbox is loaded before it runs.
+    indexed: the index of the selected mailbox is loaded before it runs.  literal: takes the large literals of APPEND
+    and its kin: machine.accept_literal() or refuse_literal(), now or after wait().
     """
 
     function: Function
@@ -78,6 +79,7 @@ class Handler(NamedTuple):
     expunges: bool = True
     by_sequence: bool = False
     indexed: bool = True
+    literal: Callable[[ImapSession, ImapCommand, int], None] | None = None
 
 
 class Capability(NamedTuple):

@@ -1,36 +1,95 @@
 """The untagged responses that tell a client what changed in its mailbox.
 
-Owns      report()
+Owns      report(), fetch_flags(), Own
 Flow      view.update() → EXPUNGE or VANISHED, EXISTS, RECENT, FLAGS, FETCH
-Standards RFC 9051 §7.3, §7.4, §7.5; RFC 7162 §3.2.10; RFC 9586 §3.3 (UIDFETCH)
+Standards RFC 9051 §7.3, §7.4, §7.5; RFC 7162 §3.2.4, §3.2.10 (UID, MODSEQ, VANISHED); RFC 9586 §3.3 (UIDFETCH)
 """
 
 from __future__ import annotations
 
-from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.store.model import records_of
+from gateway._native import (
+    FETCH_FLAGS,
+    FETCH_MODSEQ,
+    FETCH_UID,
+    FetchFormat,
+    format_set,
+    records_but,
+)
+from gateway.server.imap.flags import announce_flags
+from gateway.server.imap.view import NEVER_RECENT
 
 if TYPE_CHECKING:
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.state import Selected
 
+_UID = (b"UID", FETCH_UID, 0, None, -1, 0)
+_FLAGS = (b"FLAGS", FETCH_FLAGS, 0, None, -1, 0)
+_MODSEQ = (b"MODSEQ", FETCH_MODSEQ, 0, None, -1, 0)
 
-def report(session: ImapSession, expunges: bool = True) -> None:
-    """Tell what changed since the last report."""
+
+class Own(NamedTuple):
+    """The session's own STORE, which is answered in its own way."""
+
+    modseq: int  # of the change; 0: nothing was changed
+    ranges: bytes  # UIDs it was about; all of them are told their flags
+    silent: bool  # .SILENT: no flags of its own change
+    uid: bool  # UID STORE: the responses have UIDs
+
+
+def report(session: ImapSession, expunges: bool = True, own: Own | None = None) -> None:
+    """Tell what changed since the last report, and answer a STORE."""
     selected = session.selected
     assert selected is not None
     view = selected.view
     update = view.update(expunges)
-    if not update:
-        return
     if update.gone_uids:
-        for number in reversed(update.gone_numbers):
-            session.untagged(b"%d EXPUNGE" % number)
+        if session.enabled & _VANISHED:
+            session.untagged(b"VANISHED " + format_set(update.gone_uids))
+        else:  # from the end: each number is what it was before
+            session.send(b"".join([b"* %d EXPUNGE\r\n" % n for n in reversed(update.gone_numbers)]))
     if update.exists:
         session.untagged(b"%d EXISTS" % view.count)
+        if b"IMAP4REV2" not in session.enabled:
+            session.untagged(b"%d RECENT" % view.recent)
+    if view.keywords_told != len(view.mailbox.keywords):
+        announce_flags(session, selected)
     for numbers, records in update.changed:
-        for number, record in zip(array("I", numbers), records_of(records), strict=True):
-            flags = " ".join(view.mailbox.names(record.flags)).encode()
-            session.untagged(b"%d FETCH (FLAGS (%s))" % (number, flags))
+        if own is not None and own.modseq:
+            numbers, records = records_but(numbers, records, own.modseq)
+        if numbers:
+            fetch_flags(session, numbers, records)
+    if own is not None:
+        _answer(session, selected, own)
+
+
+def _answer(session: ImapSession, selected: Selected, own: Own) -> None:
+    """What the client gets for its STORE; silent: only what it cannot know (RFC 7162 §3.1.3)."""
+    condstore = b"CONDSTORE" in session.enabled
+    if own.silent and not (condstore and own.modseq):
+        return
+    for numbers, records in selected.view.numbered(own.ranges):
+        fetch_flags(session, numbers, records, uid=own.uid, flags=not own.silent)
+
+
+def fetch_flags(
+    session: ImapSession, numbers: bytes, records: bytes, *, uid: bool = False, flags: bool = True
+) -> None:
+    """FETCH responses with FLAGS for these records, with UID and MODSEQ where the client wants them."""
+    selected = session.selected
+    assert selected is not None
+    enabled = session.enabled
+    items = [_UID] if uid or b"QRESYNC" in enabled else []
+    if flags:
+        items.append(_FLAGS)
+    if b"CONDSTORE" in enabled:
+        items.append(_MODSEQ)
+    view = selected.view
+    recent_uid = 0 if view.recent_uid == NEVER_RECENT else view.recent_uid
+    keywords = [word.encode() for word in view.mailbox.keywords]
+    form = FetchFormat(items, keywords, recent_uid, b"UIDONLY" in enabled)
+    session.send(form.format(records, numbers))
+
+
+_VANISHED = {b"QRESYNC", b"UIDONLY"}

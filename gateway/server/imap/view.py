@@ -5,7 +5,8 @@
     Limits    48 octets a message, shared by all sessions of a mailbox in a worker; a view has its own octets only while
               it may not tell of an expunge
     Errors    Bad for sequence numbers that do not exist
-    Standards RFC 9051 §2.3.1, §5.2, §7.5.1; RFC 7162 §3.2.10 (VANISHED); RFC 5182 §2.1 ("$"); RFC 3501 §2.3.2 (\\Recent)
+    Standards RFC 9051 §2.3.1, §5.2, §7.5.1; RFC 7162 §3.2.10 (VANISHED); RFC 5182 §2.1 ("$");
+              RFC 3501 §2.3.2 (\\Recent)
 
 Why chunks: a session's numbers follow from the records it knows, in their order.  These are the store's packed records
 in an immutable list of immutable chunks, so that a thousand sessions of one mailbox share one list, and what changed
@@ -25,6 +26,7 @@ from gateway._native import (
     diff_records,
     numbers_to_uids,
     patch_records,
+    ranges_of_uids,
     record_column,
     resolve_set,
     select_records,
@@ -71,8 +73,9 @@ class Index:
         """The first so many messages; itself when there are no more."""
         if self.count <= count:
             return self
-        chunks = [c[: (count + 1 - s) * RECORD_OCTETS] for c, s in zip(self.chunks, self.starts, strict=False) if s <= count]
-        return Index(chunks)
+        whole = bisect_right(self.starts, count) - 1  # the chunk that has the last one
+        end = (count + 1 - self.starts[whole]) * RECORD_OCTETS if count else 0
+        return Index([*self.chunks[:whole], self.chunks[whole][:end]])
 
     def patched(self, changed: bytes, gone: bytes) -> Index:
         """With these records, new ones at the end, and without the UIDs in the ranges; itself when nothing differs."""
@@ -203,15 +206,7 @@ class View:
         return resolve_set(pairs, self.count) if self.count else b""
 
     def _saved_ranges(self) -> bytes:
-        pairs = array("I")
-        last = -1
-        for uid in array("I", self.saved):
-            if uid == last + 1:
-                pairs[-1] = uid
-            else:
-                pairs.extend((uid, uid))
-            last = uid
-        return pairs.tobytes()
+        return ranges_of_uids(self.saved)
 
     def records(self, ranges: bytes) -> Iterator[tuple[int, bytes]]:
         """(sequence number of the first, packed records) of each run of messages in the ranges of UIDs."""

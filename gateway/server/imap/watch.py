@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -103,14 +103,11 @@ class Watch:
         self.index: Index | None = EMPTY if mailbox.messages == 0 else None
         self.newest_modseq = mailbox.highestmodseq  # that a notice told of
         self.sessions = 0
+        self.unsubscribe: Callable[[], None] = lambda: None  # the store's, once it is asked to tell
         self.gone = False  # the mailbox was deleted
         self.views: set[View] = set()
         self._waiters: dict[Listener, None] = {}
         self._work: asyncio.Task[None] | None = None
-
-    @staticmethod
-    def unsubscribe() -> None:  # replaced by the store's own
-        """Hear no more notices."""
 
     @property
     def is_stale(self) -> bool:

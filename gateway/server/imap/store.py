@@ -1,0 +1,144 @@
+"""STORE and UID STORE: flags and keywords.
+
+Owns      STORE, UID STORE
+Flow      arguments → one transaction of the store → the worker's index takes it over → FETCH responses
+Errors    flags without the right to them are passed over; NO when none is left (RFC 4314 §4)
+Standards RFC 9051 §6.4.6, RFC 7162 §3.1.3 (UNCHANGEDSINCE, MODIFIED), RFC 4314 §4
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway._native import format_set
+from gateway.server.imap import updates
+from gateway.server.imap.flags import SYSTEM
+from gateway.server.imap.state import SELECTED, Bad, Completed, Handler, No, Outcome
+from gateway.server.imap.vanished import without
+from gateway.store.model import NEVER, SYSTEM_FLAGS_LOWER, ranges_of
+
+if TYPE_CHECKING:
+    from gateway._native import ImapCommand
+    from gateway.server.imap.session import ImapSession
+    from gateway.server.imap.state import Selected
+
+
+class Change(NamedTuple):
+    """What is to be done; replace: the flags are these afterwards."""
+
+    add: list[str]
+    remove: list[str]
+    replace: list[str] | None
+    silent: bool
+    unchanged_since: int
+
+
+async def cmd_store(session: ImapSession, command: ImapCommand) -> Outcome:
+    return await _store(session, command, uid=False)
+
+
+async def cmd_uid_store(session: ImapSession, command: ImapCommand) -> Outcome:
+    return await _store(session, command, uid=True)
+
+
+async def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
+    command.space()
+    pairs = command.sequence_set()
+    command.space()
+    change = _change(command)
+    selected = session.selected
+    assert selected is not None
+    view = selected.view
+    ranges = view.ranges(pairs, uid)
+    if selected.read_only:
+        raise No("The mailbox is open for reading only", b"READ-ONLY")
+    change = _permitted(selected, change)
+    if change.unchanged_since != NEVER:
+        session.enable_condstore()
+    if not ranges:
+        return None
+    stored = await selected.place.account.store(
+        view.mailbox.id,
+        ranges,
+        add=change.add,
+        remove=change.remove,
+        replace=change.replace,
+        unchanged_since=change.unchanged_since,
+    )
+    watch = view.watch
+    known = view.mailbox.bits(change.replace or change.add) is not None
+    if stored.modseq and known:
+        watch.apply(stored.changed, b"", stored.modseq)
+    elif stored.modseq:  # a new keyword: the row has to be read
+        watch.newest_modseq = max(watch.newest_modseq, stored.modseq)
+    await watch.refresh()
+    told = ranges
+    if stored.refused:
+        told = without(ranges, ranges_of(array("I", stored.refused)))
+    updates.report(session, uid, updates.Own(stored.modseq, told, change.silent, uid))
+    await session.drained()
+    if stored.refused:
+        refused = stored.refused if uid else view.numbers_of(stored.refused)
+        return Completed("Conditional STORE failed", b"MODIFIED " + format_set(refused))
+    return None
+
+
+def _change(command: ImapCommand) -> Change:
+    unchanged_since = NEVER
+    if command.accept(b"("):
+        command.expect(b"UNCHANGEDSINCE")
+        command.space()
+        unchanged_since = command.number64()
+        command.expect(b")")
+        command.space()
+    word = command.word()
+    silent = word.endswith(b".SILENT")
+    word = word.removesuffix(b".SILENT")
+    if word not in (b"FLAGS", b"+FLAGS", b"-FLAGS"):
+        raise Bad("FLAGS, +FLAGS or -FLAGS expected")
+    command.space()
+    if command.peek() == ord("("):
+        flags = command.flag_list()
+    else:
+        flags = [command.flag()]
+        while not command.at_end():
+            command.space()
+            flags.append(command.flag())
+    command.end()
+    for flag in flags:
+        if flag.startswith("\\") and flag.lower() not in SYSTEM_FLAGS_LOWER:
+            raise Bad("There is no such system flag, or it cannot be set")
+    add = flags if word == b"+FLAGS" else []
+    remove = flags if word == b"-FLAGS" else []
+    replace = flags if word == b"FLAGS" else None
+    return Change(add, remove, replace, silent, unchanged_since)
+
+
+def _permitted(selected: Selected, change: Change) -> Change:
+    """What of it the session has the rights to: "s" for \\Seen, "t" for \\Deleted, "w" for the others."""
+    rights = selected.place.rights
+    if rights.issuperset("stw"):
+        return change
+
+    def keep(flags: list[str]) -> list[str]:
+        return [flag for flag in flags if RIGHTS.get(flag.lower(), "w") in rights]
+
+    if change.replace is None:
+        add, remove = keep(change.add), keep(change.remove)
+    else:
+        add = keep(change.replace)
+        given = {flag.lower() for flag in change.replace}
+        others = [flag for flag, _ in SYSTEM] + list(selected.mailbox.keywords)
+        remove = keep([flag for flag in others if flag.lower() not in given])
+    if not add and not remove:
+        raise No("You have no right to these flags", b"NOPERM")
+    return change._replace(add=add, remove=remove, replace=None)
+
+
+RIGHTS = {flag.lower(): right for flag, right in SYSTEM}
+
+COMMANDS = {
+    b"STORE": Handler(cmd_store, SELECTED, expunges=False, by_sequence=True),
+    b"UID STORE": Handler(cmd_uid_store, SELECTED),
+}
