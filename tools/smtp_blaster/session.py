@@ -116,6 +116,8 @@ class Session:
     def connection_lost(self, exc: Exception | None) -> None:
         now = monotonic_ns()
         self._is_closing = True
+        if self._leg is not None:
+            self._leg.end()  # the transport closes the socket next: its number may soon be another's
         if self._message is not None:
             self._break(now)
         if self._following is not None:
@@ -237,7 +239,7 @@ class Session:
             else:
                 self._stage = DOT
                 self._content_sent = True
-        if rest:
+        if rest and not self.transport.is_closing():
             self.transport.writelines(rest)
         if data:
             self.data_received(data)

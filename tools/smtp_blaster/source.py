@@ -211,8 +211,8 @@ class Source:
             self._arm()
 
     def join(self, session: Session) -> Leg | None:
-        """A leg for a session that has nothing in flight, where the run has a wire."""
-        if self._wire is None:
+        """A leg for a session that has nothing in flight, where the run has a wire and the connection is there."""
+        if self._wire is None or session.transport.is_closing():
             return None
         session.transport.pause_reading()
         fd = session.transport.get_extra_info("socket").fileno()

@@ -245,8 +245,10 @@ cdef class Leg:
         session, self._session = self._session, None
         rest = []
         self._is_in = False
-        epoll_ctl(self._wire._epoll, EPOLL_CTL_DEL, self._fd, NULL)
-        self._wire._legs.discard(self)
+        # A socket that was closed before its leg left stays with the epoll while another process has it too, be that
+        # only between fork and exec: then its events still name this leg, which lives as long as the wire.
+        if epoll_ctl(self._wire._epoll, EPOLL_CTL_DEL, self._fd, NULL) == 0:
+            self._wire._legs.discard(self)
         if not self.sent_ns:
             session.take_over(-1, 0, rest, data)
             return
