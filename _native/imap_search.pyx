@@ -350,6 +350,33 @@ def gather_texts(keys, dict blocks, int shift):
         free(<void *>froms)
 
 
+def join_texts(list pieces):
+    """The texts of all of these, one behind the other."""
+    cdef texts_t texts
+    cdef Py_ssize_t count = 0, octets = 0
+    cdef bytes piece
+    for piece in pieces:
+        read_texts(&texts, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+        count += texts.count
+        octets += texts.ends[texts.count - 1] if texts.count else 0
+    if octets > <Py_ssize_t>0xFFFFFFFF or count > <Py_ssize_t>0xFFFFFFFF:
+        raise ValueError("more than 4 GiB of texts")
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, 4 + 4 * count + octets)
+    cdef uint32_t *head = <uint32_t *>PyBytes_AS_STRING(result)
+    cdef char *p = PyBytes_AS_STRING(result) + 4 + 4 * count
+    cdef uint32_t before = 0, i
+    head[0] = <uint32_t>count
+    for piece in pieces:
+        use_texts(&texts, PyBytes_AS_STRING(piece))
+        for i in range(texts.count):
+            head += 1
+            head[0] = before + texts.ends[i]
+        if texts.count:
+            memcpy(p + before, texts.octets, texts.ends[texts.count - 1])
+            before += texts.ends[texts.count - 1]
+    return result
+
+
 def find_texts(bytes data, bytes wanted):
     """The mask of the texts that have the wanted octets in them; every text has none."""
     cdef texts_t texts

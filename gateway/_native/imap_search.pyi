@@ -44,6 +44,9 @@ def unpack_texts(data: bytes) -> list[bytes]:
 def gather_texts(keys: Buffer, blocks: dict[int, bytes], shift: int) -> bytes:
     """The text of each key: number `key & (1 << shift) - 1` of the texts blocks[key >> shift]; empty without those."""
 
+def join_texts(pieces: list[bytes]) -> bytes:
+    """The texts of all of these, one behind the other."""
+
 def find_texts(data: bytes, wanted: bytes) -> bytes:
     """The mask of the texts that have the wanted octets in them; every text has none."""
 

@@ -10,6 +10,7 @@ Bugs      HTML is searched with its tags
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from gateway._native import iter_fields, scan_mime
 from gateway.mail.structure import (
@@ -38,6 +39,17 @@ def field_texts(header: bytes, name: bytes = b"") -> list[str]:
         for field, value in iter_fields(header)
         if not wanted or field.lower() == wanted
     ]
+
+
+def common_field_texts(header: bytes, names: Sequence[str]) -> dict[str, bytes]:
+    """The folded values of the fields of these names in UTF-8, with NUL between those of one name."""
+    found: dict[str, bytes] = {}
+    for field, value in iter_fields(header):
+        name = field.lower().decode("latin-1")
+        if name in names:
+            text = folded(decoded_words(header_text(value))).encode("utf-8", "replace")
+            found[name] = found[name] + b"\0" + text if name in found else text
+    return found
 
 
 def header_text_of(header: bytes) -> str:

@@ -27,7 +27,7 @@ from gateway._native import (
 
 MAX_TEXT_OCTETS = 1_048_576
 
-_NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
+NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
 
 # RFC 2047 §2 encoded-word; white space between two of them does not count (§6.2)
 _ENCODED_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]*)?\?([bBqQ])\?([^?\s]*)\?=")
@@ -47,7 +47,7 @@ def _codec(charset: str) -> str:
         b"text".decode(name, "replace")  # LookupError for codecs that are not text encodings
     except (LookupError, ValueError):
         return "utf-8"
-    if name == "ascii" or name in _NO_CHARSETS:
+    if name == "ascii" or name in NO_CHARSETS:
         return "utf-8"
     return name
 

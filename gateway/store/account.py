@@ -49,6 +49,8 @@ from gateway.store.model import (
     records_of,
 )
 from gateway.store.search import SearchIndex
+from gateway.store.search_database import SearchDatabase
+from gateway.store.texts import Texts
 
 _ANY_TIME = nullcontext()
 
@@ -74,7 +76,11 @@ class AccountFile:
             raise
         self._contents = Contents(self._database)
         self._messages = Messages(self._database, self._contents)
-        self._search = SearchIndex(directory, self._database, self._contents)
+        self._search_database = SearchDatabase(directory)
+        self._texts = Texts(self._search_database, self._database, self._contents)
+        self._search = SearchIndex(
+            self._search_database, self._database, self._contents, self._texts
+        )
         self._mailboxes = Mailboxes(self._database, self._contents, settings.mailboxes)
         with errors(path):
             begun = self._database.row("SELECT 1 FROM mailbox WHERE id=0")
@@ -88,7 +94,7 @@ class AccountFile:
         return self._database
 
     def close(self) -> None:
-        self._search.close()
+        self._search_database.close()
         self._database.close()
         os.close(self._lock)
 
@@ -424,10 +430,20 @@ class AccountFile:
                 row = self._mailboxes.create(mailbox)
             self._messages.adopt(row, keys)
 
-    def search(self, keys: Sequence[int], where: str, text: str) -> list[int]:
-        """Those of the messages that have the text; where: search.TEXT, BODY, HEADER, or a field's name."""
+    def search(self, keys: array[int], where: str, text: str) -> bytes:
+        """The mask of the first of these messages, as many as there was time for; see search.Matcher."""
         with self._database.read():
             return self._search.search(keys, where, text)
+
+    def texts(self, kind: str, keys: array[int]) -> bytes:
+        """See texts.py."""
+        with self._database.read():
+            return self._texts.texts(kind, keys)
+
+    def search_index_pays(self) -> bool:
+        """Searches read so much that update_search() pays."""
+        with self._database.read():
+            return self._search.pays()
 
     def update_search(self) -> bool:
         """Index some more messages for search(); False when all are."""

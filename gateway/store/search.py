@@ -1,10 +1,11 @@
-"""Which messages have a text in them: by an index of trigrams where there is one, by reading where not.
+"""Which messages have a text in them: by blocks of texts for common fields, by reading, by an index of trigrams.
 
-    Owns      SearchIndex, matches()
-    Flow      search → candidates of the index, and what is not indexed yet → each is read and looked at → keys
-              afterwards, in the background: update() until nothing is left
+    Owns      SearchIndex, Matcher
+    Flow      search → texts.py for a common field; else candidates of the index, and what is not indexed yet → each is
+              read and looked at → a mask
     Files     <account>/search.db, which may be removed at any time
-    Limits    UPDATE_MESSAGES a transaction; texts below three characters have no trigram: everything is read
+    Limits    search() works SLICE_S; UPDATE_MESSAGES a transaction; texts below three characters have no trigram:
+              everything is read; of a message beyond MESSAGE_OCTETS_MAX that many octets are looked at
     Errors    a damaged index is removed and built again; nothing of it is needed for an answer
     Blocking  everything
     Standards RFC 9051 §6.4.4: substrings in any case
@@ -12,141 +13,199 @@
 
 The index only says which messages cannot match; each candidate is looked at.  So folding, decoding and which part of
 a message is meant are questions of mail.search_text alone, and the index can be small (detail=none, no positions).
+
+When is it built?  Reading a message costs some 15 µs, to index it forty times that: an account whose owner seldom
+searches never gains by an index, and a delivery pays nothing for one.  So messages that are not indexed are read, and
+counted; when as many were read as indexing costs (READS_PAY of each), they are indexed, in the background.  Whoever
+searches often has an index therefore, and its newest messages are the ones read.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import apsw
 
+from gateway._native import find_texts
 from gateway.mail.search_text import body_text_of, field_texts, folded, header_text_of
 from gateway.store.content import Contents
-from gateway.store.database import Database, errors
+from gateway.store.database import Database
 from gateway.store.errors import StoreError
 from gateway.store.model import Content
+from gateway.store.search_database import SearchDatabase, SearchUnusable
+from gateway.store.texts import FIELDS, Texts
 
+SLICE_S = 0.02  # others wait for the account meanwhile
+HEADERS_AT_ONCE = 1024
 UPDATE_MESSAGES = 100
 TEXT_CHARACTERS_MAX = 1 << 20  # of one message in the index; longer ones are always candidates
+MESSAGE_OCTETS_MAX = 64 << 20
 PRUNE_PART = 1.5  # rows to messages: more, and those of removed messages go
+READS_PAY = 20  # searches that read a message cost about what its place in the index does
+READS_MIN = 2000  # fewer are not worth waking the disk for
+GRAMS_MAX = 50
 
 TEXT, BODY, HEADER = "text", "body", "header"
 
-_SCHEMA = """
-CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
-  text, content='', contentless_delete=1, detail=none, tokenize='trigram case_sensitive 1');
-CREATE TABLE IF NOT EXISTS state(id INTEGER PRIMARY KEY, last_key INTEGER, rows INTEGER);
-CREATE TABLE IF NOT EXISTS long(message INTEGER PRIMARY KEY);
-INSERT OR IGNORE INTO state VALUES(1, 0, 0);
-"""
 
+class Matcher:
+    """Looks for one text.
 
-def matches(content: Content, where: str, text: str) -> bool:
-    """Does the message have the text there?  where: TEXT, BODY, HEADER, or the name of a field."""
-    wanted = folded(text)
-    if where == TEXT:
-        return wanted in header_text_of(content.header) or wanted in body_text_of(
-            content.header + content.body
-        )
-    if where == BODY:
-        return wanted in body_text_of(content.header + content.body)
-    if where == HEADER:
-        return wanted in header_text_of(content.header)
-    return any(wanted in value for value in field_texts(content.header, where.encode()))
+    where: TEXT, BODY, HEADER, or the name of a field, in lower case; the field Text is "text:".
+    """
+
+    def __init__(self, where: str, text: str) -> None:
+        self.where = where
+        self.text = folded(text)
+        self._field = where.rstrip(":").encode("latin-1", "replace")
+
+    @property
+    def reads_bodies(self) -> bool:
+        return self.where in (TEXT, BODY)
+
+    def matches(self, content: Content) -> bool:
+        where, wanted = self.where, self.text
+        if where == BODY:
+            return wanted in body_text_of(content.header + content.body)
+        if where == TEXT:
+            return wanted in header_text_of(content.header) or wanted in body_text_of(
+                content.header + content.body
+            )
+        return self.matches_header(content.header)
+
+    def matches_header(self, header: bytes) -> bool:
+        if self.where == HEADER:
+            return self.text in header_text_of(header)
+        return any(self.text in value for value in field_texts(header, self._field))
 
 
 class SearchIndex:
     """The index of one account's messages."""
 
-    def __init__(self, directory: Path, database: Database, contents: Contents) -> None:
-        self._path = directory / "search.db"
+    def __init__(
+        self, search: SearchDatabase, database: Database, contents: Contents, texts: Texts
+    ) -> None:
+        self._search = search
         self._database = database
         self._contents = contents
-        self._index: apsw.Connection | None = None
+        self._texts = texts
+        self._asked: tuple[str, int, set[int]] | None = None  # the last text, last_key, candidates
 
-    def close(self) -> None:
-        if self._index is not None:
-            self._index.close(True)
-            self._index = None
+    def search(self, keys: array[int], where: str, text: str) -> bytes:
+        """The mask of the first messages of these, as many as there was time for: 1 where the text is.
 
-    def search(self, keys: Sequence[int], where: str, text: str) -> list[int]:
-        """Those of the messages that have the text there, in the order of keys.
-
-        where: TEXT, BODY, HEADER, or the name of a field.  What cannot be read does not match.
+        What cannot be read does not match.
         """
-        if where not in (TEXT, BODY):
+        matcher = Matcher(where, text)
+        if where in FIELDS and matcher.text and "\0" not in matcher.text:
+            return find_texts(self._texts.texts(where, keys), matcher.text.encode("utf-8", "replace"))
+        if not matcher.reads_bodies:
             # The header is read in any case: small, and for a field cheaper than asking the index.
-            return [
-                key
-                for key, header in zip(keys, self._contents.headers(keys), strict=True)
-                if not isinstance(header, StoreError) and matches(Content(header, b""), where, text)
-            ]
-        candidates = self._candidates(folded(text))
-        found = []
-        for key in keys:
-            if candidates is not None and key <= candidates[0] and key not in candidates[1]:
-                continue
-            (content,) = self._contents.read([key])
-            if not isinstance(content, StoreError) and matches(content, where, text):
-                found.append(key)
-        return found
+            return bytes(
+                not isinstance(header, StoreError) and matcher.matches_header(header)
+                for header in self._contents.headers(keys[:HEADERS_AT_ONCE])
+            )
+        return self._search_bodies(keys, matcher)
 
-    def _candidates(self, text: str) -> tuple[int, set[int]] | None:
-        """(the last key that is indexed, keys that may match); None when the index cannot tell."""
+    def _search_bodies(self, keys: array[int], matcher: Matcher) -> bytes:
+        last, possible = self._candidates(matcher.text)
+        mask = bytearray(len(keys))
+        places = [at for at, key in enumerate(keys) if key > last or key in possible]
+        end = monotonic() + SLICE_S
+        done = len(keys)
+        read = 0
+        wanted = [keys[at] for at in places]
+        for count, (_, content) in enumerate(self._contents.each(wanted, MESSAGE_OCTETS_MAX)):
+            if not isinstance(content, StoreError) and matcher.matches(content):
+                mask[places[count]] = 1
+            read += 1
+            if monotonic() > end:
+                done = places[count] + 1
+                break
+        if unindexed := sum(key > last for key in wanted[:read]):
+            self._count_reads(unindexed)
+        return bytes(mask[:done])
+
+    def _candidates(self, text: str) -> tuple[int, set[int]]:
+        """(the last key that is indexed, keys up to there that may match); (0, …) when the index cannot tell."""
         grams = {text[at : at + 3] for at in range(len(text) - 2)}
-        if not grams or not self._path.exists():
-            return None
+        nothing: tuple[int, set[int]] = 0, set()
+        if not grams or not self._search.exists:
+            return nothing
         try:
-            index = self._open()
-            state: Any = index.execute("SELECT last_key FROM state").fetchall()[0]
-            query = " AND ".join('"' + gram.replace('"', '""') + '"' for gram in sorted(grams)[:50])
-            found = {key for (key,) in index.execute("SELECT rowid FROM words(?)", (query,))}
-            found.update(key for (key,) in index.execute("SELECT message FROM long"))
-            return int(state[0]), found
-        except apsw.Error:
-            self._discard()
-            return None
+            with self._search.read() as index:
+                last = _state(index)[0]
+                if last == 0:
+                    return nothing
+                if self._asked is None or self._asked[:2] != (text, last):
+                    query = " AND ".join(
+                        '"' + gram.replace('"', '""') + '"' for gram in sorted(grams)[:GRAMS_MAX]
+                    )
+                    found = set(_keys(index.execute("SELECT rowid FROM words(?)", (query,))))
+                    found.update(_keys(index.execute("SELECT message FROM long")))
+                    self._asked = text, last, found
+                return self._asked[1:]
+        except SearchUnusable:
+            return nothing
 
     # -- building --------------------------------------------------------------------------------------------------
 
+    def _count_reads(self, count: int) -> None:
+        try:
+            with self._search.write() as index:
+                index.execute("UPDATE state SET unindexed_reads=unindexed_reads+?", (count,))
+        except SearchUnusable:
+            return
+
+    def pays(self) -> bool:
+        """So many messages were read for want of an index that update() pays."""
+        if not self._search.exists:
+            return False
+        try:
+            with self._search.read() as index:
+                last, _, reads = _state(index)
+        except SearchUnusable:
+            return False
+        if reads < READS_MIN:
+            return False
+        (count,) = self._database.row("SELECT count(*) FROM message WHERE id>?", (last,)) or (0,)
+        return bool(reads >= count * READS_PAY)
+
     def update(self) -> bool:
         """Index some messages that are not yet; False when none is left."""
-        with errors(self._path):
-            try:
-                return self._update(self._open())
-            except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
-                self._discard()
-                return False
+        try:
+            with self._search.write() as index:
+                return self._update(index)
+        except SearchUnusable:
+            return False
 
     def _update(self, index: apsw.Connection) -> bool:
-        index.execute("BEGIN IMMEDIATE")
-        try:
-            state: Any = index.execute("SELECT last_key, rows FROM state").fetchall()[0]
-            last, rows = state
-            keys = [
-                key
-                for (key,) in self._database.execute(
-                    "SELECT id FROM message WHERE id>? ORDER BY id LIMIT ?", (last, UPDATE_MESSAGES)
-                )
-            ]
-            for key in keys:
-                self._add(index, key)
-            if keys:
-                index.execute("UPDATE state SET last_key=?, rows=rows+?", (keys[-1], len(keys)))
-            elif self._too_many(rows):
-                self._prune(index)
-            index.execute("COMMIT")
-        except BaseException:
-            if not index.get_autocommit():
-                index.execute("ROLLBACK")
-            raise
-        return len(keys) == UPDATE_MESSAGES
+        last, rows, _ = _state(index)
+        keys = _keys(
+            self._database.execute(
+                "SELECT id FROM message WHERE id>? ORDER BY id LIMIT ?", (last, UPDATE_MESSAGES)
+            )
+        )
+        end = monotonic() + 2 * SLICE_S
+        done = 0
+        for key, content in self._contents.each(keys, MESSAGE_OCTETS_MAX):
+            self._add(index, key, content)
+            done += 1
+            if monotonic() > end:
+                break
+        if done:
+            index.execute("UPDATE state SET last_key=?, rows=rows+?", (keys[done - 1], done))
+        elif self._too_many(rows):
+            self._prune(index)
+        more = done < len(keys) or len(keys) == UPDATE_MESSAGES
+        if not more:
+            index.execute("UPDATE state SET unindexed_reads=0")
+        return more
 
-    def _add(self, index: apsw.Connection, key: int) -> None:
-        (content,) = self._contents.read([key])
+    def _add(self, index: apsw.Connection, key: int, content: Content | StoreError) -> None:
         if isinstance(content, StoreError):
             return
         text = header_text_of(content.header) + "\n" + body_text_of(content.header + content.body)
@@ -163,32 +222,20 @@ class SearchIndex:
         return rows > count * PRUNE_PART + UPDATE_MESSAGES
 
     def _prune(self, index: apsw.Connection) -> None:
-        there = set(self._keys(self._database.execute("SELECT id FROM message")))
-        gone = [
-            key
-            for table in ("words", "long")
-            for key in self._keys(index.execute(f"SELECT rowid FROM {table}"))
-            if key not in there
-        ]
-        for table in ("words", "long"):
-            index.executemany(f"DELETE FROM {table} WHERE rowid=?", ((key,) for key in gone))
+        there = set(_keys(self._database.execute("SELECT id FROM message")))
+        for table, key in (("words", "rowid"), ("long", "message")):
+            gone = [k for k in _keys(index.execute(f"SELECT {key} FROM {table}")) if k not in there]
+            index.executemany(f"DELETE FROM {table} WHERE {key}=?", ((k,) for k in gone))
+        self._texts.prune(index, there)
         index.execute("UPDATE state SET rows=?", (len(there),))
 
-    def _keys(self, rows: Iterable[tuple[int]]) -> array[int]:
-        return array("Q", (key for (key,) in rows))
 
-    def _open(self) -> apsw.Connection:
-        if self._index is None:
-            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-            index = apsw.Connection(str(self._path), flags=flags)
-            index.set_busy_timeout(10_000)
-            index.pragma("journal_mode", "wal")
-            index.pragma("synchronous", 1)  # what a power loss takes is built again
-            index.execute(_SCHEMA)
-            self._index = index
-        return self._index
+def _state(index: apsw.Connection) -> tuple[int, int, int]:
+    """(last key that is indexed, rows, reads of messages that are not)."""
+    found: Any = index.execute("SELECT last_key, rows, unindexed_reads FROM state").fetchall()
+    last, rows, reads = found[0]
+    return last, rows, reads
 
-    def _discard(self) -> None:
-        self.close()
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+def _keys(rows: Iterable[Sequence[Any]]) -> array[int]:
+    return array("Q", (key for (key,) in rows))

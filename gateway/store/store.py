@@ -41,10 +41,12 @@ Another implementation (a database server) has to provide these two classes; no 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway._native import join_texts
 from gateway.config_store import StoreConfig
 from gateway.store import account_sharing
 from gateway.store.account import AccountFile
@@ -73,6 +75,8 @@ from gateway.store.search import BODY, TEXT
 from gateway.store.shares import Shares
 
 T = TypeVar("T")
+
+KEYS_AT_ONCE = 8192  # of a search, in one turn of a thread
 
 
 class Store:
@@ -107,6 +111,10 @@ class Store:
         """Finish what was asked for, then close all files; whatever comes later is StoreBusy."""
         await self._pool.close()
         self._shares.close()
+
+
+def _ignored(_: int) -> None:
+    return
 
 
 def _nothing(_: object) -> list[tuple[int, int]]:
@@ -306,9 +314,11 @@ class Account:
                 raise
         return large
 
-    def read_large(self, large: LargeContent, start: int, end: int) -> asyncio.Future[bytes]:
-        """Octets start to end of it, SLICE_OCTETS at most; begun at once."""
-        return self._ask(lambda _: large.read(start, end))
+    def with_large(
+        self, large: LargeContent, work: Callable[[LargeContent], T]
+    ) -> asyncio.Future[T]:
+        """work(large) as it returns in the store's thread; begun at once.  It reads a few slices at most."""
+        return self._ask(lambda _: work(large))
 
     def close_large(self, large: LargeContent) -> None:
         """Nothing more is read of it; what was asked for is read before."""
@@ -319,16 +329,32 @@ class Account:
 
         self._background(close)
 
-    async def search(self, keys: Sequence[int], where: str, text: str) -> list[int]:
-        """Those of the messages, in that order, that have the text as a substring in any case.
+    async def search(
+        self, keys: array[int], where: str, text: str, progress: Callable[[int], None] = _ignored
+    ) -> bytes:
+        """The mask of those of the messages that have the text as a substring in any case: an octet each, 0 or 1.
 
-        where: search.TEXT, BODY, HEADER, or the name of a header field (RFC 9051 §6.4.4).  Ask for some hundred keys at
-        a time, others wait meanwhile; what is not indexed yet is read, and indexed in the background.
+        where: search.TEXT, BODY, HEADER, or the name of a header field (RFC 9051 §6.4.4).  Done in slices: others get
+        their turn.  progress: told after each how many messages were looked at.
         """
-        found = await self._run(lambda file: file.search(keys, where, text))
-        if where in (TEXT, BODY):
+        masks = []
+        done = 0
+        while done < len(keys):
+            some = keys[done : done + KEYS_AT_ONCE]
+            masks.append(await self._run(lambda file: file.search(some, where, text)))  # noqa: B023
+            done += len(masks[-1])
+            progress(done)
+        if where in (TEXT, BODY) and await self._run(AccountFile.search_index_pays):
             self._background(AccountFile.update_search)
-        return found
+        return b"".join(masks)
+
+    async def texts(self, kind: str, keys: array[int]) -> bytes:
+        """Of each message its text of that kind (texts.py), as pack_texts() packs them."""
+        pieces = []
+        for at in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[at : at + KEYS_AT_ONCE]
+            pieces.append(await self._run(lambda file: file.texts(kind, some)))  # noqa: B023
+        return pieces[0] if len(pieces) == 1 else join_texts(pieces)
 
     # -- changes -------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from gateway._native import (
     PICK_UID,
     find_texts,
     gather_texts,
+    join_texts,
     mask_and,
     mask_or,
     mask_ranges,
@@ -106,6 +107,7 @@ def test_pick(records: list[model.Fields], data: st.DataObject) -> None:
 def test_texts(texts: list[bytes], wanted: bytes) -> None:
     packed = pack_texts(texts)
     assert unpack_texts(packed) == texts
+    assert unpack_texts(join_texts([packed, pack_texts([]), packed])) == texts * 2
     assert find_texts(packed, wanted) == bytes(wanted in text for text in texts)
     for which in range(3):
         words = [[*text.split(b"\0"), b"", b""][which] for text in texts]

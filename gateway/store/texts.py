@@ -1,0 +1,134 @@
+"""Short texts of all messages, side by side: what SORT, THREAD and searches in common header fields look at.
+
+    Owns      Texts; the kinds of texts
+    Flow      keys → blocks of BLOCK_MESSAGES keys each → gather_texts() → one packed piece for the kernels
+    Files     table block of <account>/search.db: a block is made when it is first asked for, and never changes
+    Limits    a block is not made for less than SPARSE of its messages, nor for the newest messages, whose block is
+              not full: these are read one by one
+    Errors    what cannot be read is an empty text; without search.db everything is read each time
+    Blocking  everything
+    Standards RFC 5256 (sort keys, references: mail/imap_facts.py), RFC 9051 §6.4.4 (fields: mail/search_text.py)
+
+Ten thousand subjects are forty blobs and one memmem() each, where they would be ten thousand rows.  Deliveries pay
+nothing for it; a block costs its first reader about 10 µs a message, once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from gateway._native import gather_texts, pack_texts
+from gateway.mail.imap_facts import SORT, THREAD, section
+from gateway.mail.search_text import common_field_texts
+from gateway.store.content import Contents
+from gateway.store.database import Database
+from gateway.store.errors import StoreError
+from gateway.store.search_database import SearchDatabase, SearchUnusable
+
+BLOCK_SHIFT = 8
+BLOCK_MESSAGES = 1 << BLOCK_SHIFT
+SPARSE = 32
+
+# Kinds.  A field's texts are its values, decoded, folded, in UTF-8, with NUL between them.
+SORT_KEYS, REFERENCES = "sort", "references"
+_FACTS = (SORT_KEYS, REFERENCES)
+FIELDS = ("subject", "from", "to", "cc", "bcc")
+
+
+class Texts:
+    """The texts of one account's messages."""
+
+    def __init__(self, search: SearchDatabase, database: Database, contents: Contents) -> None:
+        self._search = search
+        self._database = database
+        self._contents = contents
+
+    def texts(self, kind: str, keys: array[int]) -> bytes:
+        """Of each message its text of that kind, as pack_texts() packs them; ask for some thousand at a time."""
+        wanted: dict[int, int] = {}  # number of a block → how many of its texts
+        for key in keys:
+            number = key >> BLOCK_SHIFT
+            wanted[number] = wanted.get(number, 0) + 1
+        blocks = self._kept(kind, wanted)
+        missing = [number for number in wanted if number not in blocks]
+        if missing:
+            full = self._next_key() >> BLOCK_SHIFT  # blocks below never change any more
+            made: dict[str, dict[int, bytes]] = {}
+            for number in missing:
+                if number < full and wanted[number] >= SPARSE:
+                    whole = range(number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT)
+                    for name, texts in self._read(kind, whole).items():
+                        made.setdefault(name, {})[number] = pack_texts(texts)
+                else:
+                    some = [key for key in keys if key >> BLOCK_SHIFT == number]
+                    blocks[number] = self._thin(kind, some)
+            self._keep(made)
+            blocks.update(made.get(kind, {}))
+        return gather_texts(keys, blocks, BLOCK_SHIFT)
+
+    def _thin(self, kind: str, keys: Sequence[int]) -> bytes:
+        """A block with the texts of these alone."""
+        texts = [b""] * BLOCK_MESSAGES
+        for key, text in zip(keys, self._read(kind, keys)[kind], strict=True):
+            texts[key & (BLOCK_MESSAGES - 1)] = text
+        return pack_texts(texts)
+
+    def _read(self, kind: str, keys: Sequence[int]) -> dict[str, list[bytes]]:
+        """The texts of that kind, and of those that are found on the way."""
+        if kind in _FACTS:
+            found: dict[str, list[bytes]] = {SORT_KEYS: [], REFERENCES: []}
+            for facts in self._contents.facts(keys):
+                packed = None if isinstance(facts, StoreError) else facts
+                found[SORT_KEYS].append(section(packed, SORT) if packed else b"")
+                found[REFERENCES].append(section(packed, THREAD) if packed else b"")
+            return found
+        found = {name: [] for name in FIELDS}
+        for header in self._contents.headers(keys):
+            values = {} if isinstance(header, StoreError) else common_field_texts(header, FIELDS)
+            for name in FIELDS:
+                found[name].append(values.get(name, b""))
+        return found
+
+    def _next_key(self) -> int:
+        row = self._database.row("SELECT uidnext FROM mailbox WHERE id=0")
+        return 0 if row is None else int(row[0])
+
+    def _kept(self, kind: str, numbers: dict[int, int]) -> dict[int, bytes]:
+        if not self._search.exists:
+            return {}
+        try:
+            with self._search.read() as connection:
+                rows = connection.execute(
+                    "SELECT number, texts FROM block WHERE kind=? AND number BETWEEN ? AND ?",
+                    (kind, min(numbers), max(numbers)),
+                )
+                return {number: texts for number, texts in rows if number in numbers}
+        except SearchUnusable:
+            return {}
+
+    @staticmethod
+    def prune(connection: apsw.Connection, there: set[int]) -> None:
+        """Blocks of which most messages were removed go: they say what nobody has any more."""
+        left: dict[int, int] = {}
+        for key in there:
+            number = key >> BLOCK_SHIFT
+            left[number] = left.get(number, 0) + 1
+        numbers: Any = connection.execute("SELECT DISTINCT number FROM block").fetchall()
+        gone = [one for one in numbers if left.get(one[0], 0) < SPARSE]
+        connection.executemany("DELETE FROM block WHERE number=?", gone)
+
+    def _keep(self, made: dict[str, dict[int, bytes]]) -> None:
+        if not made:
+            return
+        try:
+            with self._search.write() as connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO block VALUES(?,?,?)",
+                    ((kind, *block) for kind, blocks in made.items() for block in blocks.items()),
+                )
+        except SearchUnusable:
+            return
