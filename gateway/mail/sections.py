@@ -13,7 +13,13 @@ import html
 import re
 from collections.abc import Sequence
 
-from gateway._native import ENCODING_OTHER, scan_mime
+from gateway._native import (
+    ENCODING_BASE64,
+    ENCODING_BINARY,
+    ENCODING_OTHER,
+    ENCODING_QUOTED_PRINTABLE,
+    scan_mime,
+)
 from gateway.mail.imap_facts import PartPlace
 from gateway.mail.structure import decoded, decoded_text, field_text, parameters
 
@@ -21,6 +27,9 @@ PREVIEW_CHARACTERS = 200  # RFC 8970 §3.2
 PREVIEW_OCTETS = 256 * 1024
 _TEXT_OCTETS = 16 * 1024  # of a part, decoded
 
+_NOT_BASE64 = bytes(
+    set(range(256)).difference(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
+)
 _UNSEEN = re.compile(
     r"<(style|script|head|title)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", re.DOTALL | re.I
 )
@@ -97,15 +106,47 @@ def cut(header: bytes, body: bytes, start: int, end: int) -> bytes | memoryview:
     return header[start:] + body[: end - split]
 
 
-def decoded_part(places: Sequence[PartPlace], path: Sequence[int], octets: bytes) -> bytes:
-    """The octets of section path, their Content-Transfer-Encoding undone (RFC 3516 §4.3)."""
+def part_encoding(places: Sequence[PartPlace], path: Sequence[int]) -> int:
+    """One of ENCODING_*, of the part with these numbers.  Raises UnknownEncoding (RFC 3516 §4.3)."""
     found = find_part(places, path)
     if not path or found is None:
-        return octets  # the whole message has no encoding of its own
-    index, _ = found
-    if places[index].encoding == ENCODING_OTHER:
+        return ENCODING_BINARY  # the whole message has no encoding of its own
+    encoding = places[found[0]].encoding
+    if encoding == ENCODING_OTHER:
         raise UnknownEncoding("The part has an unknown Content-Transfer-Encoding")
-    return decoded(octets, places[index].encoding)
+    return encoding
+
+
+class PartDecoder:
+    """Undoes a Content-Transfer-Encoding slice by slice."""
+
+    __slots__ = ("_encoding", "_ended", "_rest")
+
+    def __init__(self, encoding: int) -> None:
+        self._encoding = encoding
+        self._rest = b""
+        self._ended = False  # base64 padding was seen
+
+    def feed(self, octets: bytes) -> bytes:
+        """What can be decoded so far."""
+        if self._encoding == ENCODING_BASE64:
+            if self._ended:
+                return b""
+            octets = self._rest + octets.translate(None, _NOT_BASE64)
+            self._ended = b"=" in octets
+            whole = len(octets) if self._ended else len(octets) & ~3
+        elif self._encoding == ENCODING_QUOTED_PRINTABLE:
+            octets = self._rest + octets
+            whole = octets.rfind(b"\n") + 1
+        else:
+            return octets
+        self._rest = octets[whole:]
+        return decoded(octets[:whole], self._encoding)
+
+    def finish(self) -> bytes:
+        """The rest."""
+        rest, self._rest = self._rest, b""
+        return decoded(rest, self._encoding)
 
 
 def preview(content: bytes) -> str:

@@ -8,10 +8,40 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from gateway.server.imap import copy, expunge, idle, login, select, store
+from gateway.server.imap import (
+    acl,
+    copy,
+    expunge,
+    fetch,
+    idle,
+    list,
+    login,
+    mailboxes,
+    metadata,
+    namespace,
+    quota,
+    select,
+    status,
+    store,
+)
 from gateway.server.imap.state import Handler
 
-MODULES: tuple[ModuleType, ...] = (login, select, idle, store, copy, expunge)
+MODULES: tuple[ModuleType, ...] = (
+    acl,
+    copy,
+    expunge,
+    fetch,
+    idle,
+    list,
+    login,
+    mailboxes,
+    metadata,
+    namespace,
+    quota,
+    select,
+    status,
+    store,
+)
 
 HANDLERS: dict[bytes, Handler] = {
     name: handler for module in MODULES for name, handler in module.COMMANDS.items()

@@ -1,0 +1,227 @@
+"""FETCH and UID FETCH: from the records of a view to responses, a window at a time.
+
+Owns      FETCH, UID FETCH
+Flow      set → view.numbered() → windows → (read ahead in the store's thread ∥ written by the loop) → \\Seen in batches
+Limits    WINDOW_OCTETS read and as many being sent; a message above LARGE_OCTETS goes out in slices (large.py)
+Errors    RFC 2180 §4.1.2: what is there is told, then NO [EXPUNGEISSUED]
+Blocking  never: the loop waits for the client after each window
+Standards RFC 9051 §6.4.5, RFC 7162 §3.1.4 (CHANGEDSINCE), §3.2.6 (VANISHED), RFC 9394 §3.3 (PARTIAL), RFC 9586
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gateway._native import RECORD_OCTETS, find_records, newer_records, record_column, resolve_set
+from gateway.protocol.imap.fetch import FetchRequest, Item, fetch_request
+from gateway.server.imap.body import Answer, Context, Plan
+from gateway.server.imap.large import send_large
+from gateway.server.imap.state import SELECTED, Bad, Capability, Handler, No, Outcome
+from gateway.server.imap.vanished import vanished_since
+from gateway.store.model import SEEN, ranges_of
+
+if TYPE_CHECKING:
+    from gateway._native import ImapCommand
+    from gateway.server.imap.session import ImapSession
+    from gateway.server.imap.state import Selected
+
+WINDOW_OCTETS = 1 << 20
+LARGE_OCTETS = 2 << 20  # a message above it is not held in memory
+SYNC_MESSAGES = 4096  # so many are answered from the records at once, without a task
+SEEN_MESSAGES = 1024  # that become \\Seen share a transaction
+
+# Packed sequence numbers (u32) and the records that belong to them.
+Window = tuple[bytes, bytes]
+
+_UID = Item(b"UID")
+
+
+def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
+    uid = command.name == b"UID FETCH"
+    command.space()
+    pairs = command.sequence_set()
+    command.space()
+    request = fetch_request(command, uid=uid)
+    selected = session.selected
+    assert selected is not None
+    if request.vanished and b"QRESYNC" not in session.enabled:
+        raise Bad("VANISHED needs ENABLE QRESYNC")  # RFC 7162 §3.2.6
+    if request.changed_since is not None or request.has(b"MODSEQ"):
+        session.enable_condstore()
+    ranges = selected.view.ranges(pairs, uid)
+    windows = _asked_for(selected, ranges, request)
+    plan = Plan(_items(session, request, uid), context_of(session, selected))
+    if (
+        not plan.sources
+        and not request.vanished
+        and sum(len(n) for n, _ in windows) <= 4 * SYNC_MESSAGES
+    ):
+        for numbers, records in windows:
+            session.send(plan.format.format(records, numbers))
+        return None
+    wanted = resolve_set(pairs, selected.mailbox.uidnext - 1) if pairs is not None else ranges
+    return _fetch(session, selected, request, plan, windows, wanted)
+
+
+def _items(session: ImapSession, request: FetchRequest, uid: bool) -> list[Item]:
+    items = list(request.items)
+    if (
+        uid and b"UIDONLY" not in session.enabled and _UID not in items
+    ):  # RFC 9051 §6.4.9, RFC 9586 §3.3
+        items.insert(0, _UID)
+    return items
+
+
+def context_of(session: ImapSession, selected: Selected) -> Context:
+    """What FETCH responses of this session have in common."""
+    is_rev2 = b"IMAP4REV2" in session.enabled
+    return Context(
+        selected.mailbox.keywords,
+        0 if is_rev2 else selected.view.recent_uid,  # RFC 9051 appendix E: \Recent is gone
+        b"UIDONLY" in session.enabled,
+        selected.place.account.name,
+    )
+
+
+def _asked_for(selected: Selected, ranges: bytes, request: FetchRequest) -> list[Window]:
+    """The messages to be told of, a chunk of the index at a time."""
+    windows = list(selected.view.numbered(ranges))
+    since = request.changed_since
+    if since is not None:
+        windows = [found for window in windows if (found := newer_records(*window, since))[0]]
+    if request.partial is not None:
+        windows = list(_part(windows, *request.partial))
+    return windows
+
+
+def _part(windows: list[Window], first: int, last: int) -> Iterator[Window]:
+    """Those at positions first to last, counted from the end when they are negative (RFC 9394 §3.3)."""
+    total = sum(len(numbers) for numbers, _ in windows) // 4
+    start, end = (first - 1, last) if first > 0 else (total + last, total + first + 1)
+    start, end = max(0, start), min(total, end)
+    before = 0
+    for numbers, records in windows:
+        count = len(numbers) // 4
+        low, high = max(0, start - before), min(count, end - before)
+        if low < high:
+            yield numbers[4 * low : 4 * high], records[RECORD_OCTETS * low : RECORD_OCTETS * high]
+        before += count
+
+
+async def _fetch(
+    session: ImapSession,
+    selected: Selected,
+    request: FetchRequest,
+    plan: Plan,
+    windows: list[Window],
+    wanted: bytes,
+) -> Outcome:
+    if request.vanished:
+        assert request.changed_since is not None
+        await vanished_since(session, request.changed_since, wanted)
+    seen = _Seen(selected) if request.sets_seen else None
+    error: No | None = None
+    if not plan.sources:
+        for numbers, records in windows:
+            session.send(plan.format.format(records, numbers))
+            await session.drained()
+        return None
+    account = selected.place.account
+    names = plan.names
+
+    def read(window: Window) -> asyncio.Future[Answer] | None:
+        """Begin; None: the message is too large for that."""
+        numbers, records = window
+        keys = array("Q", record_column(records, "message"))
+        if len(keys) == 1 and "content" in names and _size(records) > LARGE_OCTETS:
+            return None
+        return account.columns(keys, names, lambda columns: plan.answer(numbers, records, columns))
+
+    todo = _bounded(windows, names)
+    window = next(todo, None)
+    answer = read(window) if window is not None else None
+    following: asyncio.Future[Answer] | None = None
+    try:
+        while window is not None:
+            after = next(todo, None)
+            following = read(after) if after is not None else None
+            if answer is not None:
+                octets, failed = await answer
+                session.send(octets)
+            else:
+                failed = await send_large(session, plan, account, window)
+            error = error or failed
+            await session.drained()
+            if seen is not None:
+                await seen.add(window[1])
+            window, answer = after, following
+        if seen is not None:
+            await seen.finish()
+    finally:
+        for future in (answer, following):
+            if future is not None:
+                future.cancel()
+    if error is not None:
+        raise error
+    return None
+
+
+def _size(record: bytes) -> int:
+    return int.from_bytes(record[4:8], "little")
+
+
+def _bounded(windows: list[Window], names: list[str]) -> Iterator[Window]:
+    """Cut where a window would be read to more than WINDOW_OCTETS."""
+    if "content" not in names:
+        yield from windows
+        return
+    for numbers, records in windows:
+        start = octets = 0
+        for at, size in enumerate(array("I", record_column(records, "size"))):
+            octets += size
+            if octets > WINDOW_OCTETS and at > start:
+                yield (
+                    numbers[4 * start : 4 * at],
+                    records[RECORD_OCTETS * start : RECORD_OCTETS * at],
+                )
+                start, octets = at, size
+        yield numbers[4 * start :], records[RECORD_OCTETS * start :]
+
+
+class _Seen:
+    """Messages whose text was told become \\Seen, many in one transaction (RFC 9051 §6.4.5)."""
+
+    def __init__(self, selected: Selected) -> None:
+        self._selected = selected
+        self._on = not selected.read_only and "s" in selected.place.rights  # RFC 4314 §4
+        self._uids = array("I")
+
+    async def add(self, records: bytes) -> None:
+        if self._on:
+            self._uids.frombytes(find_records(records, 0, SEEN))
+            if len(self._uids) >= SEEN_MESSAGES:
+                await self.finish()
+
+    async def finish(self) -> None:
+        """What was added is stored; the session tells of it like of any change."""
+        if self._uids:
+            selected = self._selected
+            uids, self._uids = self._uids, array("I")
+            mailbox = selected.mailbox.id
+            stored = await selected.place.account.store(mailbox, ranges_of(uids), add=("\\Seen",))
+            if stored.modseq:
+                selected.view.watch.apply(stored.changed, b"", stored.modseq)
+
+
+_ALWAYS = (
+    b"BINARY", b"PARTIAL", b"PREVIEW", b"SAVEDATE",
+)  # fmt: skip
+
+COMMANDS = {
+    b"FETCH": Handler(cmd_fetch, SELECTED, expunges=False, by_sequence=True),
+    b"UID FETCH": Handler(cmd_fetch, SELECTED),
+}
+CAPABILITIES = [Capability(name) for name in _ALWAYS]
