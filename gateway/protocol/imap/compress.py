@@ -33,13 +33,14 @@ class Deflate:
     def next_piece(self) -> bytes | None:
         """The next octets of the client, b"" when there are none yet; None when they are no DEFLATE."""
         while self._rest:
+            inflate = self._inflate
+            if inflate.eof:  # nothing comes behind the end of the stream
+                return None
             try:
-                piece = self._inflate.decompress(self._rest, PIECE_OCTETS)
+                piece = inflate.decompress(self._rest, PIECE_OCTETS)
             except zlib.error:
                 return None
-            if self._inflate.eof:
-                return None
-            self._rest = self._inflate.unconsumed_tail
+            self._rest = inflate.unused_data or inflate.unconsumed_tail
             if piece:
                 return piece
         return b""
