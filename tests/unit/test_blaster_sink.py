@@ -280,6 +280,26 @@ def test_reset_and_drop_at_every_stage(stage):
     assert ends[1] == "reset"
 
 
+def test_nothing_of_a_refused_transaction_is_taken():
+    """RFC 5321 §4.1.4: without MAIL there is no RCPT; what a chunk of it held is in no later message."""
+    answers = []
+
+    async def talk(sink: Sink) -> None:
+        async with Client(sink) as client:
+            await client.hello()
+            answers.append(await client.say(b"MAIL FROM:<refused@example.test>\r\n"))
+            answers.append(await client.say(b"RCPT TO:<a@example.test>\r\n"))
+            answers.append(await client.say(b"DATA\r\n"))
+            answers.append(await client.say(b"BDAT 5 LAST\r\nstale"))
+            answers.append(await client.transaction())
+
+    _, receipts = serve(talk, "mail=450:4.7.1 later@sender:^refused@")
+    assert [answer[:3] for answer in answers] == [b"450", b"503", b"503", b"503", b"250"]
+    (receipt,) = receipts
+    assert b"stale" not in receipt.content
+    assert b"a@example.test" not in str(receipt.rcpts).encode()
+
+
 @pytest.mark.parametrize("action", ["garbage", "wrong", "unended"])
 def test_answers_that_are_none(action):
     """What comes is not the right answer, is the same for the same seed, and the sink lives on."""

@@ -376,6 +376,9 @@ class SinkSession(asyncio.Protocol):
             self._mail = argument
 
     def _on_rcpt(self, line: bytes) -> None:
+        if not self._mail:
+            self._out.append(b"503 5.5.1 MAIL first\r\n")  # RFC 5321 §4.1.4
+            return
         limit = self._sink.plan.max_recipients
         if limit and len(self._rcpts) >= limit:
             self._out.append(b"452 4.5.3 Too many recipients\r\n")  # RFC 5321 §4.5.3.1.10
@@ -504,6 +507,8 @@ class SinkSession(asyncio.Protocol):
             return
         self._left = -1
         if not self._rcpts:
+            self._parts.clear()
+            self._octets = 0
             self._out.append(b"503 5.5.1 No recipients\r\n")
         elif self._last:
             self._finish(b"".join(self._parts))
