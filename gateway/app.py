@@ -44,8 +44,7 @@ from gateway.queue.operations import Operations
 from gateway.queue.routing import Router
 from gateway.queue.scheduler import Scheduler
 from gateway.queue.timers import LoopClock
-from gateway.server.pop3 import all_settled
-from gateway.server.session import Session
+from gateway.server.session import Session, all_settled
 from gateway.server.smtp import SmtpSession
 from gateway.spool.errors import SpoolError
 from gateway.spool.spool import Spool

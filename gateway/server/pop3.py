@@ -11,7 +11,6 @@ Standards RFC 1939, RFC 2449, RFC 2595, RFC 3206, RFC 5034, RFC 6856, RFC 6858
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
@@ -25,7 +24,7 @@ from gateway.mail.unique_id import UniqueIds
 from gateway.net.tls import certificate_names
 from gateway.protocol import pop3
 from gateway.server.maildrop import Maildrop, first_lines, pieces_of
-from gateway.server.session import Service, Session
+from gateway.server.session import Service, Session, afterwards
 from gateway.store.errors import StoreBusy, StoreError, TooSoon
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import Content
@@ -153,9 +152,7 @@ class PopSession(Session):
             self._login.cancel()
             self._login = None
         if self._maildrop is not None and self._service.marks_seen:
-            task = asyncio.get_running_loop().create_task(self._mark_seen())
-            _afterwards.add(task)
-            task.add_done_callback(_afterwards.discard)
+            afterwards(self._mark_seen())
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -165,14 +162,6 @@ class PopSession(Session):
             await self._maildrop.mark_seen(self._trace)
         except StoreError as error:
             logger.warning("session %s: \\Seen was not set: %s", self.session_id, error)
-
-
-_afterwards: set[asyncio.Task[None]] = set()  # the loop keeps only weak references to tasks
-
-
-async def all_settled() -> None:
-    """What sessions left to be written is written."""
-    await asyncio.gather(*_afterwards)
 
 
 class Pop3Session(PopSession):

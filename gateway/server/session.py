@@ -333,3 +333,18 @@ class Session(ABC):
         service.metrics.tls_handshakes_total += 1
         self._tls_text = tls_text(self._connection)
         self.tls_started()
+
+
+_afterwards: set[asyncio.Task[None]] = set()  # the loop keeps only weak references to tasks
+
+
+def afterwards(work: Coroutine[Any, Any, None]) -> None:
+    """Do what a session leaves behind when it is gone, or does not wait for; work handles its errors."""
+    task = asyncio.get_running_loop().create_task(work)
+    _afterwards.add(task)
+    task.add_done_callback(_afterwards.discard)
+
+
+async def all_settled() -> None:
+    """What sessions left to be written is written."""
+    await asyncio.gather(*_afterwards)

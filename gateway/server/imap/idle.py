@@ -8,6 +8,7 @@ Standards RFC 9051 §6.3.13, RFC 2177
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from gateway.server.imap import updates
@@ -22,6 +23,7 @@ def cmd_idle(session: ImapSession, command: ImapCommand) -> Outcome:
     command.end()
     session.machine.begin_idle()
     session.idling = True
+    session.idle_since = time.monotonic()
     if session.selected is not None:
         watch = session.selected.view.watch
         watch.tell(session)

@@ -27,8 +27,8 @@ from gateway.server.imap.state import (
     Outcome,
     Selected,
 )
-from gateway.server.imap.view import NEVER_RECENT, View
 from gateway.server.imap.vanished import vanished_since
+from gateway.server.imap.view import NEVER_RECENT, View
 from gateway.store.model import UID_MAX
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ async def _open(session: ImapSession, command: ImapCommand, *, read_only: bool) 
         raise No("There is nothing but names below it", b"NONEXISTENT")
     read_only = read_only or not place.rights & set("swtei")
     recent_uid = NEVER_RECENT
-    if b"IMAP4REV2" not in session.enabled and mailbox.recent:
+    if b"IMAP4REV2" not in session.enabled:
         recent_uid = mailbox.uidnext - mailbox.recent
-        if not read_only:
+        if mailbox.recent and not read_only:
             recent_uid = await place.account.claim_recent(mailbox.id)
     watch = await session.service.watches.open(place.account, mailbox)
     if session.is_closed:

@@ -13,12 +13,15 @@ Standards RFC 9051 §3, §5.2 (unsolicited updates), §5.4 (autologout), §5.5 (
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from gateway._native import ImapCommand, ImapSyntaxError
+from gateway._native import ImapCommand, ImapSyntaxError, imap_string
 from gateway.accounts.authenticator import Login, Peer
-from gateway.accounts.model import Identity
+from gateway.accounts.model import Identity, SourceError
 from gateway.net.tls import certificate_names
 from gateway.protocol.imap import machine
 from gateway.server.imap import updates
@@ -39,10 +42,15 @@ from gateway.server.imap.state import (
     Selected,
     no_of,
 )
-from gateway.server.session import FLUSH_OCTETS, Session
+from gateway.server.imap.watch import Watch
+from gateway.server.session import FLUSH_OCTETS, Session, afterwards
 from gateway.store.errors import StoreError
 from gateway.store.model import Quota
 from gateway.store.store import Account
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_S = 10.0  # RFC 9585 §4: no more often than every 10 seconds
 
 
 class Upload(Protocol):
@@ -58,13 +66,17 @@ class ImapSession(Session):
     __slots__ = (
         "_room",
         "account",
+        "command",
         "enabled",
         "identity",
+        "idle_since",
         "idling",
         "login",
         "mechanisms",
+        "mid_response",
         "passwords",
         "peer",
+        "progress",
         "selected",
         "uploads",
     )
@@ -78,6 +90,10 @@ class ImapSession(Session):
         self.identity: Identity | None = None
         self.selected: Selected | None = None
         self.idling = False  # IDLE waits for DONE
+        self.idle_since = 0.0  # time.monotonic()
+        self.command: ImapCommand | None = None  # that is being answered
+        self.progress = (0, 0)  # (done, all there is to do) of it, where it can be told
+        self.mid_response = False  # a response was sent in part: nothing may come between
         self.enabled: set[bytes] = set()  # what the client may be sent beyond RFC 3501 (RFC 5161)
         self.peer: Peer = None  # type: ignore[assignment]  # set in on_connected()
         self.login: Login | None = None  # an exchange that is going on
@@ -112,10 +128,8 @@ class ImapSession(Session):
         if self.selected is not None:
             self.poll()
             if self.selected.view.watch.is_stale:
-                try:
+                with contextlib.suppress(StoreError):  # logged there; the next command tries again
                     await self.selected.view.watch.refresh()
-                except StoreError:  # logged there; the next command tries again
-                    pass
             updates.report(self, expunges)
 
     async def quota_of(self, owner: str) -> Quota:
@@ -150,10 +164,13 @@ class ImapSession(Session):
     def leave_mailbox(self) -> None:
         """Forget the selected mailbox."""
         if self.selected is not None:
-            view, self.selected = self.selected.view, None
-            view.watch.tell_no_more(self)
-            view.watch.views.discard(view)
-            self._service.watches.leave(view.watch)
+            selected, self.selected = self.selected, None
+            view, watch = selected.view, selected.view.watch
+            watch.tell_no_more(self)
+            watch.views.discard(view)
+            self._service.watches.leave(watch)
+            if not selected.read_only and view.claims_recent:
+                afterwards(_claim_recent(watch))
 
     def sign_in(self, identity: Identity) -> None:
         """The client is this account from now on."""
@@ -202,9 +219,27 @@ class ImapSession(Session):
         self.know_peer(tls=tls)
         if refusal:
             self.machine.stop(b"* BYE [UNAVAILABLE] " + refusal.encode() + b"\r\n")
+        elif self._service.preauth:
+            self.later(self._let_in(self._service.preauth))
         else:
-            greeting = f"{self._service.hostname} IMAP ready".encode()
-            self.untagged(b"OK [CAPABILITY " + capabilities(self) + b"] " + greeting)
+            self._greet(b"OK")
+
+    def _greet(self, status: bytes) -> None:
+        hostname = self._service.hostname.encode()
+        self.untagged(b"%b [CAPABILITY %b] %b IMAP ready" % (status, capabilities(self), hostname))
+
+    async def _let_in(self, name: str) -> None:
+        """Whoever can connect to this listener is that account (RFC 9051 §7.1.4)."""
+        try:
+            account = await self._service.authenticator.directory.find(name)
+        except SourceError as error:
+            logger.warning("session %s: account %s: %s", self.session_id, name, error)
+            account = None
+        if account is None or account.disabled:
+            self.machine.stop(b"* BYE [UNAVAILABLE] No such account now\r\n")
+        else:
+            self.sign_in(Identity(account, "PREAUTH", account.name))
+            self._greet(b"PREAUTH")
 
     def know_peer(self, *, tls: bool) -> None:
         """Who is asking, over what, and how it may log in: again after a TLS handshake."""
@@ -234,7 +269,34 @@ class ImapSession(Session):
 
     def idle_s(self) -> float:
         config = self._service.config
+        if self.idling and config.still_here_s:
+            return config.still_here_s
         return config.idle_s if self.account is not None else config.login_s
+
+    def on_deadline(self) -> None:
+        if self._writable and not self.machine.closing:
+            if self.idling and time.monotonic() < self.idle_since + self._service.config.idle_s:
+                self.untagged(b"OK Still here")
+                self.flush()
+                return
+            if self._waiting:
+                self._tell_progress()
+                return
+        super().on_deadline()
+
+    def flush(self) -> None:
+        super().flush()
+        if self._waiting and self._writable and not self.machine.closing and self.command is not None:
+            self._connection.set_deadline(PROGRESS_S)
+
+    def _tell_progress(self) -> None:
+        """A command takes long: the client need not think that we are gone (RFC 9585 §4)."""
+        if self.command is not None and not self.mid_response:
+            done, goal = self.progress
+            state = b"%d %d" % (done, goal) if goal else b"NIL NIL"
+            tag = imap_string(self.command.tag)
+            self.untagged(b"OK [INPROGRESS (%b %b)] Still working" % (tag, state))
+        self.flush()
 
     def on_write_ready(self, ready: bool) -> None:
         super().on_write_ready(ready)
@@ -256,6 +318,7 @@ class ImapSession(Session):
         _EVENTS[kind](self, a, b)
 
     def _on_command(self, command: ImapCommand, _: object) -> None:
+        self.command = command
         handler = HANDLERS.get(command.name)
         if handler is None:
             self._fail(Bad("Unknown command"), None)
@@ -319,7 +382,11 @@ class ImapSession(Session):
 
     def complete(self, status: bytes, outcome: Outcome) -> None:
         """The tagged line; None: "OK completed"."""
+        if self.machine.closing:
+            return
         text, code = outcome or _DONE
+        self.command = None
+        self.progress = (0, 0)
         self.machine.complete(status, text or "Completed", code)
 
     # -- IDLE --------------------------------------------------------------------------------------------------------
@@ -374,6 +441,14 @@ _NOT_NOW = {
     IN_AUTHENTICATED: "Not in this state",
     IN_SELECTED: "Not in this state",
 }
+
+
+async def _claim_recent(watch: Watch) -> None:
+    """What this session was told of as new is new to no other (RFC 3501 §2.3.2)."""
+    try:
+        await watch.account.claim_recent(watch.mailbox.id)
+    except StoreError as error:
+        logger.warning("mailbox %r of %s: %s", watch.mailbox.name, watch.account.name, error)
 
 
 def _answer(error: Exception) -> tuple[bytes, Outcome]:

@@ -43,6 +43,9 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
     selected = session.selected
     assert selected is not None
     view = selected.view
+    if view.is_lost:
+        session.end("lost")
+        return
     update = view.update(expunges)
     if update.gone_uids:
         if session.enabled & _VANISHED:

@@ -120,14 +120,16 @@ NOTHING = Update(array("I"), array("I"), False, [])
 class View:
     """See the module.  All methods but those about counts need the index: `await watch.load()` before."""
 
-    __slots__ = ("_count", "_index", "keywords_told", "recent_uid", "saved", "watch")
+    __slots__ = ("_count", "_index", "claims_recent", "is_lost", "keywords_told", "recent_uid", "saved", "watch")
 
     def __init__(self, watch: Watch, recent_uid: int = NEVER_RECENT) -> None:
         """recent_uid: messages from there on are \\Recent in this session."""
         self.watch = watch
         self._index: Index | None = watch.index
         self._count = watch.mailbox.messages
+        self.is_lost = False  # the history did not go back to what the client was told: it has to begin anew
         self.recent_uid = recent_uid
+        self.claims_recent = False  # messages came that are \\Recent here, and to others until somebody says so
         self.saved = b""  # the result of SEARCH RETURN (SAVE), UIDs as u32 (RFC 5182)
         self.keywords_told = len(watch.mailbox.keywords)  # FLAGS listed so many
 
@@ -149,6 +151,7 @@ class View:
         """The index has been read as it was when the watch told its row; this view may not know the last messages."""
         if self._index is None:
             self._index = index.first(self._count)
+            self.is_lost = self._index.count != self._count
 
     # -- what commands ask -------------------------------------------------------------------------------------------
 
@@ -277,7 +280,10 @@ class View:
         newest, index = self.watch.index, self._index
         if index is newest:  # also: neither is loaded
             count, self._count = self._count, self.mailbox.messages
-            return NOTHING if index is not None or count == self._count else NOTHING._replace(exists=True)
+            if index is not None or count == self._count:
+                return NOTHING
+            self.claims_recent = self.recent_uid != NEVER_RECENT
+            return NOTHING._replace(exists=True)
         assert index is not None and newest is not None, "a watch that is loaded loads its views"
         gone_numbers, gone_uids = array("I"), array("I")
         changed: list[tuple[bytes, bytes]] = []
@@ -302,6 +308,8 @@ class View:
             before += sum(map(len, old)) // RECORD_OCTETS
             after += len(result) // RECORD_OCTETS
         exists = after + len(gone_uids) > before
+        if exists:
+            self.claims_recent = self.recent_uid != NEVER_RECENT
         ghosts = len(chunks) != len(newest.chunks) or any(
             mine is not theirs for mine, theirs in zip(chunks, newest.chunks, strict=True)
         )
