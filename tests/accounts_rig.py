@@ -75,7 +75,7 @@ class Rig:
         """USER and PASS."""
         done: asyncio.Future[Identity | Refusal] = asyncio.get_running_loop().create_future()
         self.auth.check_password(peer or self.peer(), user, password, done.set_result)
-        return await asyncio.wait_for(done, 20)
+        return await asyncio.wait_for(done, 60)
 
     async def exchange(
         self,
@@ -99,12 +99,12 @@ class Rig:
 
         login = self.auth.start(mechanism, peer or self.peer(), challenged, done.set_result)
         respond(login)
-        return challenges, await asyncio.wait_for(done, 20)
+        return challenges, await asyncio.wait_for(done, 60)
 
     async def resolve(self, address: str) -> Resolution:
         done: asyncio.Future[Resolution] = asyncio.get_running_loop().create_future()
         self.directory.resolve(address, done.set_result)
-        return await asyncio.wait_for(done, 20)
+        return await asyncio.wait_for(done, 60)
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -62,7 +62,7 @@ class RunningWorker:
 
     def __enter__(self) -> RunningWorker:
         self._thread.start()
-        assert self._ready.wait(30), "the worker did not start"
+        assert self._ready.wait(60), "the worker did not start"
         if self._failure is not None:
             raise self._failure
         return self

@@ -26,7 +26,7 @@ from harness import BASE, Client, RunningWorker
 from gateway.queue.operations import Operations
 from gateway.worker_link import KeyMaterial, Reload
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 EVERYTHING = (
     "PIPELINING",
     "8BITMIME",

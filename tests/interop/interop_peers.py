@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 from smtp_blaster.sink import Receipt, Sink, SinkPlan
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 SERVE = "import sys; from gateway.cli import main; sys.exit(main())"
 SEARCH_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 

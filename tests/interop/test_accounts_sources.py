@@ -28,7 +28,7 @@ PASSWORD = "pässword: {1}"
 
 
 def output(*words: str, **options: Any) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True, **options)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True, **options)
     return done.stdout.strip()
 
 
@@ -72,7 +72,7 @@ def test_dovecot_reads_what_we_write() -> None:
             [need("doveadm"), "-O", "pw", "-t", scheme + verifier, "-p", PASSWORD],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         assert "(verified)" in done.stdout, (scheme, done.stderr)

@@ -60,7 +60,7 @@ def gateway(gateway_factory, sink: RunningSink) -> RunningGateway:
 
 
 def client_of(gateway: RunningGateway) -> smtplib.SMTP:
-    client = smtplib.SMTP("127.0.0.1", gateway.port, timeout=20)
+    client = smtplib.SMTP("127.0.0.1", gateway.port, timeout=60)
     context = ssl._create_unverified_context()
     client.starttls(context=context)
     return client
@@ -76,7 +76,7 @@ def test_swaks_sends(gateway: RunningGateway, sink: RunningSink, mechanism: str)
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -95,7 +95,7 @@ def test_gsasl_proves_itself_by_scram(gateway: RunningGateway) -> None:
             ],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
 
@@ -221,7 +221,7 @@ def test_a_certificate_is_enough(gateway_factory, sink: RunningSink, tmp_path: P
     add_user(gateway, ALICE)
     context = ssl._create_unverified_context()
     context.load_cert_chain(pair)
-    client = smtplib.SMTP_SSL("127.0.0.1", gateway.port, context=context, timeout=20)
+    client = smtplib.SMTP_SSL("127.0.0.1", gateway.port, context=context, timeout=60)
     client.ehlo()
     assert "EXTERNAL" in client.esmtp_features["auth"]
     assert client.docmd("AUTH", "EXTERNAL =")[0] == 235
@@ -229,7 +229,7 @@ def test_a_certificate_is_enough(gateway_factory, sink: RunningSink, tmp_path: P
     client.quit()
     sink.wait()
     bare = smtplib.SMTP_SSL(
-        "127.0.0.1", gateway.port, context=ssl._create_unverified_context(), timeout=20
+        "127.0.0.1", gateway.port, context=ssl._create_unverified_context(), timeout=60
     )
     bare.ehlo()
     assert "EXTERNAL" not in bare.esmtp_features["auth"]

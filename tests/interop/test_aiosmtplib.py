@@ -22,7 +22,7 @@ def test_concurrent_connections(gateway_factory, sink, certificate, tls):
             port=gateway.port,
             start_tls=tls,
             cert_bundle=str(certificate[0]) if tls else None,
-            timeout=20,
+            timeout=60,
         )
         async with client:
             for part in range(5):

@@ -39,7 +39,7 @@ def arrived(sink: RunningSink, where, messages: int) -> ledger.Difference:
         difference = ledger.compare(ledger.read(where / "accepted"), ledger.read(where / "whole"))
         return difference if difference.delivered - difference.duplicated >= messages else None
 
-    return wait_for(found, f"{messages} deliveries", timeout_s=40.0)
+    return wait_for(found, f"{messages} deliveries", timeout_s=60.0)
 
 
 MODES = {
@@ -156,7 +156,7 @@ def test_sigterm_under_load_loses_nothing(gateway_factory, sink_factory, tmp_pat
 
     result = asyncio.run(load_and_stop())
     assert result.accepted >= 100
-    gateway.process.wait(40)
+    gateway.process.wait(60)
     gateway.start()
     difference = arrived(sink, tmp_path, result.accepted)
     assert (difference.lost, difference.altered) == (0, 0)

@@ -116,7 +116,7 @@ def dovecot(where: Path, behind: RunningSink) -> Iterator[Dovecot]:
     running = Dovecot(where, behind.port)
     yield running
     running.process.terminate()
-    running.process.wait(20)
+    running.process.wait(60)
 
 
 def load(port: int, **plan) -> Result:

@@ -27,7 +27,7 @@ def curl(url: str, *words: str, message: bytes = MESSAGE) -> subprocess.Complete
         ],
         input=message,
         capture_output=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_too_large_is_refused_by_size_at_mail(gateway_factory, sink):
             "--mail-rcpt", "b@example.test", "--upload-file", __file__,
         ],
         capture_output=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )  # fmt: skip
     assert with_size.returncode != 0

@@ -85,7 +85,7 @@ def dovecot() -> Iterator[RunningDovecot]:
     running = RunningDovecot(where)
     yield running
     running.process.terminate()
-    running.process.wait(20)
+    running.process.wait(60)
     shutil.rmtree(where, ignore_errors=True)
 
 
@@ -93,7 +93,7 @@ MESSAGE = b"From: a@example.test\r\nMessage-ID: <dovecot@example.test>\r\n\r\n.d
 
 
 def send(port: int, to: list[str], message: bytes = MESSAGE) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         client.sendmail("a@example.test", to, message)
 
 
@@ -122,7 +122,7 @@ def test_each_recipient_has_its_own_outcome(gateway_factory, dovecot, sink):
             route(f"smtp://127.0.0.1:{sink.port}", "sender.test"),
         ]
     )
-    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=60) as client:
         client.sendmail("a@sender.test", ["bob@example.test", "nobody@example.test"], MESSAGE)
     wait_for(lambda: len(dovecot.mailbox("bob@example.test")) == 1, "bob's mail")
     report = sink.wait()[0].content
@@ -136,7 +136,7 @@ def test_each_recipient_has_its_own_outcome(gateway_factory, dovecot, sink):
 def test_dovecot_down_then_up(gateway_factory, dovecot):
     """Mail waits while the next hop is away."""
     os.kill(dovecot.process.pid, 15)
-    dovecot.process.wait(20)
+    dovecot.process.wait(60)
     gateway = gateway_factory([route(f"lmtp://127.0.0.1:{dovecot.port}")])
     send(gateway.port, ["bob@example.test"])
     wait_for(lambda: gateway.log("deferred"), "a deferral")

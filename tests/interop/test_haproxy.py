@@ -76,7 +76,7 @@ class Reader:
                 self._talk(sock)
 
     def _talk(self, sock: socket.socket) -> None:
-        sock.settimeout(10)
+        sock.settimeout(60)
         data = b""
         while (header := parse(data)) is None:
             received = sock.recv(7)  # pieces, to meet it in the middle
@@ -176,10 +176,10 @@ def test_the_gateway_knows_the_client(
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if implicit:
         client: smtplib.SMTP = smtplib.SMTP_SSL(
-            "127.0.0.1", port, source_address=(CLIENT, 0), context=context, timeout=20
+            "127.0.0.1", port, source_address=(CLIENT, 0), context=context, timeout=60
         )
     else:
-        client = smtplib.SMTP("127.0.0.1", port, source_address=(CLIENT, 0), timeout=20)
+        client = smtplib.SMTP("127.0.0.1", port, source_address=(CLIENT, 0), timeout=60)
         client.starttls(context=context)
     with client:
         assert client.sock is not None

@@ -83,7 +83,7 @@ def test_delay_and_loss_are_real_and_tcp_lives_with_them(lab: Lab) -> None:
     host, peer = lab["gateway"], lab["nexthop"]
     with host.inside():
         sock = socket.socket()
-    sock.settimeout(30)
+    sock.settimeout(60)
     with echo_server(peer) as (address, _), sock:
         sock.connect(address)
         round_trips(sock, 1)

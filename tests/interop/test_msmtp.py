@@ -23,7 +23,7 @@ def test_delivers(gateway_factory, sink, certificate, tls):
         ],
         input=MESSAGE,
         capture_output=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

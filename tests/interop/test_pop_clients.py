@@ -42,7 +42,7 @@ def gateway(gateway_factory):
 
 
 def left(gateway: RunningGateway) -> int:
-    client = poplib.POP3("127.0.0.1", gateway.ports[1], timeout=20)
+    client = poplib.POP3("127.0.0.1", gateway.ports[1], timeout=60)
     client.user(ALICE)
     client.pass_(PASSWORD)
     count = client.stat()[0]

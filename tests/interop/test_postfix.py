@@ -16,7 +16,7 @@ BODY = b"\r\n".join(BODY_LINES) + b"\r\n"
 def send(
     port: int, *, sender: str = "a@example.test", to: str = "b@example.test", options=(), body=BODY
 ):
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         client.ehlo("client.example.test")
         client.sendmail(sender, [to], MESSAGE + body, mail_options=options)
 
@@ -98,7 +98,7 @@ def test_behind_passes_dsn_parameters(postfix_factory, gateway_factory, sink):
     """RFC 3461: ENVID, RET, NOTIFY and ORCPT come out of the second relay as they went into the first."""
     postfix = postfix_factory(sink.port)
     gateway = gateway_factory([route(f"smtp://127.0.0.1:{postfix.port}")])
-    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=60) as client:
         client.ehlo("client.example.test")
         client.sendmail(
             "a@example.test",

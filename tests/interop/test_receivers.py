@@ -22,7 +22,7 @@ ENDS = [
 
 class Dialog:
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._file = self._socket.makefile("rb")
         self.reply()
 
@@ -65,7 +65,7 @@ def test_every_end_of_data_there_is(gateway_factory, sink_factory, verb):
             reply = dialog.send(b"BDAT %d LAST\r\n%b" % (len(content), content))
         assert reply.startswith(b"250"), (end, reply)
     for rule, sink in sinks.items():
-        receipts = sink.wait(len(ENDS), timeout_s=40)
+        receipts = sink.wait(len(ENDS), timeout_s=60.0)
         assert len(receipts) == len(ENDS), rule
         assert {path for receipt in receipts for path in receipt.rcpts} == {f"b@{rule}.test"}
         assert all(receipt.mail.startswith("<a@sender.test>") for receipt in receipts)

@@ -19,7 +19,7 @@ MESSAGE = b"From: alice@sender.test\r\nMessage-ID: <sink@sender.test>\r\n\r\n" +
 
 
 def send(port: int, count: int = 1, domain: str = "rcpt.test") -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         for _ in range(count):
             client.sendmail("alice@sender.test", [f"bob@{domain}", f"eve@{domain}"], MESSAGE)
 
@@ -122,7 +122,7 @@ def test_windows_of_nothing_do_not_stop_others(gateway_factory, smtp_sink, sink)
         [listener()],
     )
     big = MESSAGE + (b"z" * 76 + b"\r\n") * 50_000
-    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=60) as client:
         client.sendmail("alice@sender.test", ["bob@slow.test"], big)
         client.sendmail("alice@sender.test", ["bob@fast.test"], MESSAGE)
     assert sink.wait()[0].content.endswith(MESSAGE)

@@ -33,7 +33,7 @@ def message(text: str = "text\n.\n.dot\n") -> EmailMessage:
 
 
 def test_one_connection_many_messages(gateway, sink):
-    with smtplib.SMTP("localhost", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("localhost", gateway.port, timeout=60) as client:
         for _ in range(20):
             assert client.send_message(message()) == {}
     receipts = sink.wait(20)
@@ -41,14 +41,14 @@ def test_one_connection_many_messages(gateway, sink):
 
 
 def test_starttls(gateway, sink, context):
-    with smtplib.SMTP("localhost", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("localhost", gateway.port, timeout=60) as client:
         client.starttls(context=context)
         client.send_message(message())
     assert b"with ESMTPS id" in sink.wait()[0].content
 
 
 def test_implicit_tls(gateway, sink, context):
-    with smtplib.SMTP_SSL("localhost", gateway.ports[1], context=context, timeout=20) as client:
+    with smtplib.SMTP_SSL("localhost", gateway.ports[1], context=context, timeout=60) as client:
         client.send_message(message())
     assert b"with ESMTPS id" in sink.wait()[0].content
 
@@ -63,7 +63,7 @@ def test_smtputf8(gateway, sink):
     mail = EmailMessage(policy=SMTPUTF8)
     mail["From"], mail["To"], mail["Subject"] = "jürgen@example.test", "søren@example.test", "grüße"
     mail.set_content("ünïcödé\n", cte="8bit")
-    with smtplib.SMTP("localhost", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("localhost", gateway.port, timeout=60) as client:
         assert client.send_message(mail) == {}
     receipt = sink.wait()[0]
     assert receipt.rcpts == ["søren@example.test"]
@@ -75,7 +75,7 @@ def test_some_recipients_refused(gateway_factory, sink):
     gateway = gateway_factory(
         [route(f"smtp://127.0.0.1:{sink.port}", "a.test")], access={"relay_from": []}
     )
-    with smtplib.SMTP("localhost", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("localhost", gateway.port, timeout=60) as client:
         refused = client.sendmail(
             "x@example.test", ["b@a.test", "c@b.test"], b"Subject: x\r\n\r\nx\r\n"
         )
@@ -85,7 +85,7 @@ def test_some_recipients_refused(gateway_factory, sink):
 
 
 def test_rset_noop_vrfy_help_keep_the_connection(gateway, sink):
-    with smtplib.SMTP("localhost", gateway.port, timeout=20) as client:
+    with smtplib.SMTP("localhost", gateway.port, timeout=60) as client:
         client.ehlo()
         client.mail("a@example.test")
         assert client.rset()[0] == 250

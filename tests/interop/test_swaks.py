@@ -19,7 +19,7 @@ def swaks(
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         stdin=subprocess.DEVNULL,
         check=False,
     )  # fmt: skip

@@ -37,7 +37,7 @@ def s_client(port: int, *words: str, starttls: bool = True, send: str = "QUIT\r\
         input=send,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     return done.stdout + done.stderr
@@ -96,7 +96,7 @@ def test_renegotiation_is_refused(gateway: RunningGateway) -> None:
         input="R\nNOOP\r\n",
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert "no renegotiation" in raw.stdout + raw.stderr

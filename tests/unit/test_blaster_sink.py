@@ -25,7 +25,7 @@ from smtp_blaster.sink import Fault, Receipt, Sink, SinkPlan
 from smtp_blaster.sink_faults import ACTIONS, STAGES, TIMED, Faults, Occasion, Span
 
 TOOLS = Path(__file__).parent.parent.parent / "tools"
-WAIT_S = 20.0
+WAIT_S = 60.0
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8  # what the kernel has after RST, after FIN
 LINE_MAX = 2**21  # more than an overlong line
 HELLO = b"EHLO client.test\r\n"

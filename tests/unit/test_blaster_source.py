@@ -467,12 +467,12 @@ def test_an_interrupted_run_tells_what_it_saw(tmp_path):
              "--ledger", str(tmp_path / "sent"), "--json"],
             stdout=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (tmp_path / "sent").exists() or len(list(ledger.read(tmp_path / "sent"))) < 20:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     run = json.loads(out)
     assert run["notes"][0].startswith("interrupted")
     assert run["totals"]["accepted"] == len(list(ledger.read(tmp_path / "sent"))) >= 20
@@ -485,7 +485,7 @@ def test_a_ledger_survives_the_death_of_its_source(tmp_path):
              "--connections", "4", "--ledger", str(tmp_path / "sent")],
             stdout=subprocess.DEVNULL, env=environment(), start_new_session=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (tmp_path / "sent").exists() or len(list(ledger.read(tmp_path / "sent"))) < 500:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -83,7 +83,7 @@ def job(*mailboxes, content=CONTENT, in_memory=True, **keys):
 async def post(agent, one):
     future = asyncio.get_running_loop().create_future()
     agent.submit(one, lambda job, outcomes: future.set_result(outcomes))
-    return await asyncio.wait_for(future, 10)
+    return await asyncio.wait_for(future, 60)
 
 
 def test_raw_message():
