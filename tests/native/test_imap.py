@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import model_imap as model
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from model_imap import INLINE, OPERATIONS, Target, call, comparable, decide, read_natively
 
 from gateway import _native
 from gateway._native import ImapCommand, ImapReader, ImapSyntaxError, decode_utf7, encode_utf7
@@ -19,79 +18,13 @@ few = settings(max_examples=150, deadline=None)
 many = settings(max_examples=500, deadline=None)
 
 
-class Target:
-    def __init__(self) -> None:
-        self.octets = b""
-
-    def write(self, octets: bytes | memoryview) -> None:
-        assert len(octets) > 0
-        self.octets += octets
-
-
-def decide(name: bytes, size: int, synchronizing: bool) -> str:
-    """By what both sides know, so that a test sees every way a literal can go."""
-    if size > 1000 or not name or size % 5 == 4:
-        return model.REFUSE
-    return model.TARGET if name == b"APPEND" else model.INLINE
-
-
-def read(pieces: list[bytes], text_octets_max: int) -> tuple[list[tuple[Any, ...]], int]:
-    """What the reader finds, and how many times it asked the client to go on."""
-    reader = ImapReader(text_octets_max)
-    found: list[tuple[Any, ...]] = []
-    for piece in pieces:
-        reader.feed(piece)
-        while (kind := reader.read()) != _native.NEED_MORE:
-            command = reader.command
-            if kind == _native.COMMAND:
-                found.append(("command", command))
-            elif kind == _native.COMMAND_TOO_LONG:
-                found.append(("too long", command.tag))
-            elif kind == _native.REFUSED:
-                found.append(("refused", command.tag))
-            else:
-                how = decide(command.name, reader.literal_size, reader.literal_synchronizing)
-                if how == model.REFUSE:
-                    if reader.refuse():
-                        found.append(("refused", command.tag))
-                elif how == model.TARGET:
-                    reader.accept_target(Target())
-                else:
-                    reader.accept_inline()
-        assert reader.unread_octets == 0
-    return found, reader.unread_octets
-
-
-def dump(command: Any) -> list[object]:
-    """Everything in the command, by the cursor's own means."""
-    out: list[object] = [command.tag, command.name]
-    while (octet := command.peek()) >= 0:
-        try:
-            if octet in b"{~":
-                literal = command.literal()
-                literal = ("stream", literal.octets) if isinstance(literal, Target) else literal
-                out.append(("literal", literal))
-            elif octet == ord('"'):
-                out.append(("string", command.string()))
-            else:
-                command.expect(bytes([octet]))
-                out.append(octet)
-        except ImapSyntaxError:
-            break  # the command is wrong from here on, and so it is answered
-    return out
-
-
-def comparable(found: list[tuple[Any, ...]]) -> list[tuple[str, object]]:
-    return [(kind, dump(what) if kind == "command" else what) for kind, what in found]
-
-
 def same(octets: bytes, text_octets_max: int = 100) -> None:
     expected = comparable(list(model.read(octets, text_octets_max, decide)))
-    assert comparable(read([octets], text_octets_max)[0]) == expected
+    assert comparable(read_natively([octets], text_octets_max)) == expected
     single = [octets[i : i + 1] for i in range(len(octets))]
-    assert comparable(read(single, text_octets_max)[0]) == expected
+    assert comparable(read_natively(single, text_octets_max)) == expected
     for cut in range(1, len(octets)) if len(octets) < 60 else (1, len(octets) // 2, len(octets) - 1):
-        assert comparable(read([octets[:cut], octets[cut:]], text_octets_max)[0]) == expected
+        assert comparable(read_natively([octets[:cut], octets[cut:]], text_octets_max)) == expected
 
 
 PIECES = st.sampled_from(
@@ -119,16 +52,12 @@ def test_a_command_that_is_too_long_is_passed_over_to_its_end() -> None:
     long = b"a NOOP " + b"x" * 200
     for end in (b"\r\n", b"{3+}\r\n\r\n\n and more\r\n", b"{3}\r\n", b"{0+}\r\n{0+}\r\n\r\n"):
         same(long + end + b"b NOOP\r\n")
-    found, _ = read([long + b"{3+}\r\na\r\n\r\nb NOOP\r\n"], 100)
+    found = read_natively([long + b"{3+}\r\na\r\n\r\nb NOOP\r\n"], 100)
     assert [kind for kind, _ in found] == ["too long", "refused", "command"]
 
 
 # -- the cursor ----------------------------------------------------------------------------------------------------
 
-OPERATIONS = [
-    "space", "at_end", "peek", "end", "atom", "astring", "string", "nstring", "word", "number", "nz_number", "number64",
-    "flag", "flag_list", "mailbox", "list_mailbox", "sequence_set", "date", "date_time", "literal",
-]  # fmt: skip
 ARGUMENTS = st.sampled_from(
     [
         b" ", b"1", b"0", b"10", b"4294967295", b"4294967296", b"9223372036854775807", b"9223372036854775808", b"$",
@@ -163,7 +92,7 @@ def command_of(octets: bytes, *, utf8: bool = False) -> ImapCommand:
 )
 def test_the_cursor_reads_what_the_grammar_says(arguments: bytes, operations: list[str], utf8: bool) -> None:
     line = b"t X " + arguments.replace(b"\n", b"n") if b"{" not in arguments else b"t X " + arguments
-    expected = next(model.read(line + b"\r\n", 100_000, lambda *_: model.INLINE), None)
+    expected = next(model.read(line + b"\r\n", 100_000, lambda *_: INLINE), None)
     if expected is None:
         return
     theirs = expected[1]
@@ -180,13 +109,6 @@ def test_the_cursor_reads_what_the_grammar_says(arguments: bytes, operations: li
         assert result == call(theirs, operation), operation
         if result is ImapSyntaxError:  # the command is answered: nobody reads on
             return
-
-
-def call(command: Any, operation: str) -> object:
-    try:
-        return getattr(command, operation)()
-    except ImapSyntaxError:
-        return ImapSyntaxError
 
 
 @pytest.mark.parametrize(
