@@ -1,6 +1,6 @@
 """What FETCH asks for: its items, sections, partials and modifiers.
 
-Owns      Section, Item, FetchRequest; fetch_request(), section_of()
+Owns      Section, Item, FetchRequest; fetch_request(), fetch_items(), section_of()
 Flow      command cursor → fetch_request() → server/imap/fetch.py
 Errors    ImapSyntaxError
 Limits    the command's length and items are the reader's; a section is PATH_MAX deep
@@ -99,11 +99,8 @@ class FetchRequest(msgspec.Struct, frozen=True):
 def fetch_request(command: ImapCommand, *, uid: bool) -> FetchRequest:
     """Everything behind the set, up to the end of the command; uid: it is UID FETCH."""
     items: list[Item] = []
-    if command.accept(b"("):
-        items.append(_item(command))
-        while not command.accept(b")"):
-            command.space()
-            items.append(_item(command))
+    if command.peek() == ord("("):
+        items += fetch_items(command)
     else:
         word = command.word()
         macro = _MACROS.get(word)
@@ -140,6 +137,16 @@ def fetch_request(command: ImapCommand, *, uid: bool) -> FetchRequest:
     if changed_since is not None:  # RFC 7162 §3.1.4.1
         items.append(Item(b"MODSEQ"))
     return FetchRequest(tuple(dict.fromkeys(items)), changed_since, vanished, partial)
+
+
+def fetch_items(command: ImapCommand) -> tuple[Item, ...]:
+    """A list in parentheses, each once."""
+    command.expect(b"(")
+    items = [_item(command)]
+    while not command.accept(b")"):
+        command.space()
+        items.append(_item(command))
+    return tuple(dict.fromkeys(items))
 
 
 def partial_range(command: ImapCommand) -> tuple[int, int]:
