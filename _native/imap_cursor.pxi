@@ -472,52 +472,52 @@ cdef class ImapCommand:
     def sequence_set(self):
         """Pairs of u32 as sent, 0 for "*"; None for "$"."""
         cdef octets_t p = self.base
-        cdef Py_ssize_t i = self.at, end = self.stop, count = 1, k
+        cdef octets_t digits
+        cdef Py_ssize_t i = self.at, end = self.stop, k = 0
         cdef uint64_t value
         cdef uint32_t *out
-        cdef bytes found
         if i < end and p[i] == c"$":  # RFC 5182 §2.1
             self.at += 1
             return None
-        k = i
-        while k < end and (c"0" <= p[k] <= c"9" or p[k] == c":" or p[k] == c"*" or p[k] == c","):
-            count += p[k] == c","
-            k += 1
-        end = k
-        found = PyBytes_FromStringAndSize(NULL, 8 * count)
-        out = <uint32_t *>PyBytes_AS_STRING(found)
-        k = 0  # numbers found; out[] is filled by twos
-        while True:
-            if i < end and p[i] == c"*":
-                value = 0
-                i += 1
-            elif i < end and c"1" <= p[i] <= c"9":
-                value = 0
-                while i < end and c"0" <= p[i] <= c"9":
-                    value = value * 10 + (p[i] - c"0")
+        # A range has two octets at least, "1,": as many as there are octets left is more than enough.
+        out = <uint32_t *>malloc(4 * (end - i + 2))
+        if out == NULL:
+            raise MemoryError
+        try:
+            while True:
+                if i < end and c"1" <= p[i] <= c"9":
+                    digits = p + i
+                    value = 0
+                    while i < end and c"0" <= p[i] <= c"9" and p + i - digits < 11:
+                        value = value * 10 + (p[i] - c"0")
+                        i += 1
                     if value > 0xFFFFFFFF:
-                        self.at = i
+                        self.at = digits - p
                         raise ImapSyntaxError(f"Number too large at octet {self.at + 1} of the command")
+                elif i < end and p[i] == c"*":
+                    value = 0
                     i += 1
-            else:
-                self.at = i
-                raise self.wrong("number of a sequence set")
-            out[k] = <uint32_t>value
-            k += 1
-            if i < end and p[i] == c":" and k & 1:
-                i += 1
-                continue
-            if k & 1:
+                else:
+                    self.at = i
+                    raise self.wrong("number of a sequence set")
                 out[k] = <uint32_t>value
                 k += 1
-            if i == end:
-                break
-            if p[i] != c",":
+                if i < end and p[i] == c":" and k & 1:
+                    i += 1
+                    continue
+                if k & 1:
+                    out[k] = <uint32_t>value
+                    k += 1
+                if i == end or p[i] != c",":
+                    break
+                i += 1
+            if i < end and (p[i] == c":" or p[i] == c"*" or c"0" <= p[i] <= c"9"):
                 self.at = i
                 raise self.wrong("comma")
-            i += 1
-        self.at = i
-        return found
+            self.at = i
+            return PyBytes_FromStringAndSize(<char *>out, 4 * k)
+        finally:
+            free(out)
 
     # -- dates ------------------------------------------------------------------------------------
 
