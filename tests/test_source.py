@@ -46,8 +46,8 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "queue": {"spool", "delivery", "mail", "config_model", "log", "metrics"},
     "delivery": {"mail", "protocol", "net", "store", "_native", "config_model", "log", "metrics"},
     "server": {
-        "_native", "accounts", "config_imap", "config_model", "config_values", "log", "mail", "metrics", "net", "policy",
-        "protocol", "spool", "store",
+        "_native", "accounts", "config_imap", "config_model", "config_values", "log", "mail", "metrics", "net",
+        "policy", "protocol", "spool", "store",
     },
     "app": "*",
     "agents": "*",
