@@ -311,6 +311,13 @@ cdef uint64_t thread_hash(span_t thread, uint64_t message) noexcept nogil:
     return h ^ (h >> 31)
 
 
+def thread_id(const unsigned char[::1] thread, uint64_t message):
+    """THREADID of a message with that section THREAD of its facts and that key (RFC 8474 §5.2)."""
+    cdef span_t text
+    text.p, text.n = (&thread[0] if thread.shape[0] else NULL), thread.shape[0]
+    return b"T%016x" % thread_hash(text, message)
+
+
 # -- HEADER.FIELDS -----------------------------------------------------------------------------------------------------
 
 @cython.final

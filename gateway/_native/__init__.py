@@ -42,6 +42,7 @@ from gateway._native.imap_fetch import (
     body_of,
     format_date,
     newer_records,
+    thread_id,
 )
 from gateway._native.imap_format import (
     format_mailboxes,
@@ -306,6 +307,7 @@ __all__ = [
     "sum_records",
     "take_numbers",
     "thread_by_subject",
+    "thread_id",
     "thread_references",
     "uids_to_numbers",
     "unpack_texts",

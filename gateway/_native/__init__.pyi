@@ -30,6 +30,7 @@ from gateway._native.imap_fetch import (
     body_of,
     format_date,
     newer_records,
+    thread_id,
 )
 from gateway._native.imap_search import (
     PICK_ARRIVAL,
@@ -203,6 +204,7 @@ __all__ = [
     "sum_records",
     "take_numbers",
     "thread_by_subject",
+    "thread_id",
     "thread_references",
     "uids_to_numbers",
     "unpack_texts",

@@ -72,3 +72,6 @@ def body_of(structure: bytes) -> bytes:
 
 def format_date(at: int) -> bytes:
     """Seconds since 1970 as a date-time in quotes, in UTC (RFC 9051 §9)."""
+
+def thread_id(thread: Buffer, message: int) -> bytes:
+    """THREADID of a message with that section THREAD of its facts and that key (RFC 8474 §5.2)."""

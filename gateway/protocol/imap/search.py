@@ -122,7 +122,12 @@ for _name in ("Answered", "Deleted", "Draft", "Flagged", "Seen"):
     _SIMPLE[b"UN" + _name.upper().encode()] = Not(Flag("\\" + _name))
 
 _TEXTS = {word.upper().encode(): word for word in ("bcc", "body", "cc", "from", "subject", "text", "to")}
-_DATES = {b"": "internal_date", b"SENT": "", b"SAVED": "save_date"}
+_DATES = {b"SENT": "", b"SAVED": "save_date", b"": "internal_date"}
+_WITH_ARGUMENT = frozenset(
+    (*_TEXTS, *(prefix + relation for prefix in _DATES for relation in (b"BEFORE", b"ON", b"SINCE")),
+     b"EMAILID", b"FUZZY", b"HEADER", b"KEYWORD", b"LARGER", b"MODSEQ", b"NOT", b"OLDER", b"OR", b"SMALLER",
+     b"THREADID", b"UID", b"UNKEYWORD", b"YOUNGER")
+)  # fmt: skip
 
 
 # -- requests ------------------------------------------------------------------------------------------------------
@@ -183,7 +188,7 @@ class _Keys:
             keys.append(self._key(depth))
         return keys[0] if len(keys) == 1 else And(tuple(keys))
 
-    def _key(self, depth: int, fuzzy: bool = False) -> Key:
+    def _key(self, depth: int) -> Key:
         command = self._command
         self._left -= 1
         if depth > DEPTH_MAX or self._left < 0:
@@ -200,10 +205,12 @@ class _Keys:
         simple = _SIMPLE.get(word)
         if simple is not None:
             return simple
+        if word not in _WITH_ARGUMENT:
+            raise ImapSyntaxError("Unknown search key " + word.decode("ascii", "replace"))
         command.space()
         where = _TEXTS.get(word)
         if where is not None:
-            return Text(where, self._text(), fuzzy)
+            return Text(where, self._text())
         if word == b"NOT":
             return Not(self._key(depth + 1))
         if word == b"OR":
@@ -211,20 +218,15 @@ class _Keys:
             command.space()
             return Or((one, self._key(depth + 1)))
         if word == b"FUZZY":  # RFC 6203 §3; keys that are no texts cannot be fuzzy
-            return self._fuzzy(depth)
+            return _made_fuzzy(self._key(depth + 1))
         if word == b"HEADER":
             name = command.astring()
             command.space()
-            return Text(_field_name(name), self._text(), fuzzy)
+            return Text(_field_name(name), self._text())
         if word in (b"KEYWORD", b"UNKEYWORD"):
             flag = Flag(command.flag())
             return flag if word == b"KEYWORD" else Not(flag)
         return self._number_key(word) or self._date_key(word)
-
-    def _fuzzy(self, depth: int) -> Key:
-        """What is within parentheses is fuzzy as well."""
-        key = self._key(depth + 1, fuzzy=True)
-        return _made_fuzzy(key)
 
     def _number_key(self, word: bytes) -> Key | None:
         command = self._command
@@ -249,12 +251,8 @@ class _Keys:
         return None
 
     def _date_key(self, word: bytes) -> Key:
-        for prefix in (b"SENT", b"SAVED", b""):
-            relation = word.removeprefix(prefix)
-            if word.startswith(prefix) and relation in (b"BEFORE", b"ON", b"SINCE"):
-                break
-        else:
-            raise ImapSyntaxError("Unknown search key " + word.decode("ascii", "replace"))
+        prefix = next(one for one in _DATES if word.startswith(one))
+        relation = word.removeprefix(prefix)
         day = self._command.date()
         low = -FOREVER if relation == b"BEFORE" else day
         high = {b"BEFORE": day - 1, b"ON": day + DAY_S - 1, b"SINCE": FOREVER}[relation]

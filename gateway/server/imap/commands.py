@@ -20,9 +20,12 @@ from gateway.server.imap import (
     metadata,
     namespace,
     quota,
+    search,
     select,
+    sort,
     status,
     store,
+    thread,
 )
 from gateway.server.imap.state import Handler
 
@@ -38,9 +41,12 @@ MODULES: tuple[ModuleType, ...] = (
     metadata,
     namespace,
     quota,
+    search,
     select,
+    sort,
     status,
     store,
+    thread,
 )
 
 HANDLERS: dict[bytes, Handler] = {
