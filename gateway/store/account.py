@@ -364,6 +364,9 @@ class AccountFile:
         contents = self._contents
         columns: dict[str, Callable[[Sequence[int]], list[Any]]]
         columns = {"content": contents.read, "header": contents.headers, "facts": contents.facts}
+        if len(names) == 1:  # one statement is of one moment anyhow
+            with errors(self._database.path):
+                return [columns[names[0]](keys)]
         with self._database.read():
             return [columns[name](keys) for name in names]
 

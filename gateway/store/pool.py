@@ -19,12 +19,12 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from gateway.config_store import StoreConfig
 from gateway.store.account import AccountFile
 from gateway.store.errors import StoreBusy, StoreError
+from gateway.store.handoff import Handoff, Waiter
 from gateway.store.model import Delivered, Delivery, Notice
 from gateway.store.names import account_directory
 
@@ -77,7 +77,7 @@ class Pool:
         self._settings = settings
         self._publish = publish
         self._slots: OrderedDict[str, Slot] = OrderedDict()  # the longest unused first
-        self._queue: SimpleQueue[Slot | None] = SimpleQueue()
+        self._queue: Handoff[Slot | None] = Handoff()
         self._finished: deque[tuple[Slot, list[Result], list[Notice]]] = deque()
         self._woken = False
         self._open = 0
@@ -232,7 +232,8 @@ class Pool:
     # -- in a thread ---------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (slot := self._queue.get()) is not None:
+        waiter: Waiter[Slot | None] = Waiter()
+        while (slot := self._queue.take(waiter)) is not None:
             results: list[Result] = []
             notices: list[Notice] = []
             try:

@@ -214,6 +214,10 @@ class Account:
         """All mailboxes and names, in no order; with a user, those he may look up, and his rights by id."""
         return await self._run(lambda file: account_sharing.listing(file, user))
 
+    async def rows(self, mailboxes: Sequence[int]) -> list[Listing]:
+        """These mailboxes now, in no order; those that are gone are left out."""
+        return await self._run(lambda file: account_sharing.rows(file, mailboxes))
+
     async def access(self, name: str, user: str = "") -> Access:
         """The mailbox of that name, if there is one, and what the user may do with it."""
         return await self._run(lambda file: account_sharing.access(file, name, user))
@@ -301,6 +305,22 @@ class Account:
         names: "content" (Content), "header", "facts" (bytes); each column has a value or a StoreError for each key.
         """
         return self._ask(lambda file: work(file.columns(keys, names)))
+
+    def columns_then(
+        self,
+        keys: Sequence[int],
+        names: Sequence[str],
+        work: Callable[[list[list[Any]]], T],
+        done: Callable[[T, StoreError | None], None],
+    ) -> None:
+        """The same; done(result, None) or done(None, error) is called on the loop, at the end of this turn or later."""
+        self._pool.submit(
+            self.name,
+            lambda file: work(file.columns(keys, names)),
+            done,
+            create=self._create,
+            notices=_nothing,
+        )
 
     async def open_large(self, key: int) -> LargeContent | None:
         """For a message that is too large for memory: checked, for close_large(); None: read() is the way."""

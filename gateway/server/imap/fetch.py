@@ -1,6 +1,6 @@
 """FETCH and UID FETCH: from the records of a view to responses, a window at a time.
 
-Owns      FETCH, UID FETCH
+Owns      FETCH, UID FETCH; tell_new() for NOTIFY
 Flow      set → view.numbered() → windows → (read ahead in the store's thread ∥ written by the loop) → \\Seen in batches
 Limits    WINDOW_OCTETS read and as many being sent; a message above LARGE_OCTETS goes out in slices (large.py)
 Errors    RFC 2180 §4.1.2: what is there is told, then NO [EXPUNGEISSUED]
@@ -12,25 +12,36 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from gateway._native import RECORD_OCTETS, find_records, newer_records, record_column, resolve_set
+from gateway._native import (
+    RECORD_OCTETS,
+    find_records,
+    newer_records,
+    record_column,
+    resolve_set,
+    sum_records,
+)
 from gateway.protocol.imap.fetch import FetchRequest, Item, fetch_request
 from gateway.server.imap.body import Answer, Context, Plan
 from gateway.server.imap.large import send_large
-from gateway.server.imap.state import SELECTED, Bad, Capability, Handler, No, Outcome
+from gateway.server.imap.state import PENDING, SELECTED, Bad, Capability, Handler, No, Outcome
 from gateway.server.imap.vanished import vanished_since
-from gateway.store.model import SEEN, ranges_of
+from gateway.store.errors import StoreError
+from gateway.store.model import SEEN, UID_MAX, ranges_of
 
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.state import Selected
+    from gateway.store.store import Account
 
 WINDOW_OCTETS = 1 << 20
 LARGE_OCTETS = 2 << 20  # a message above it is not held in memory
 SYNC_MESSAGES = 4096  # so many are answered from the records at once, without a task
+SMALL_MESSAGES = 64  # so many are read and answered in one step
 SEEN_MESSAGES = 1024  # that become \\Seen share a transaction
 
 # Packed sequence numbers (u32) and the records that belong to them.
@@ -54,14 +65,13 @@ def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine
     ranges = selected.view.ranges(pairs, uid)
     windows = _asked_for(selected, ranges, request)
     plan = Plan(_items(session, request, uid), context_of(session, selected))
-    if (
-        not plan.sources
-        and not request.vanished
-        and sum(len(n) for n, _ in windows) <= 4 * SYNC_MESSAGES
-    ):
-        for numbers, records in windows:
-            session.send(plan.format.format(records, numbers))
-        return None
+    if not request.vanished:
+        if not plan.sources and sum(len(found) for found, _ in windows) <= 4 * SYNC_MESSAGES:
+            for numbers, records in windows:
+                session.send(plan.format.format(records, numbers))
+            return None
+        if plan.sources and not request.sets_seen and len(windows) == 1 and _is_small(windows[0]):
+            return _fetch_small(session, selected.place.account, plan, windows[0])
     wanted = resolve_set(pairs, selected.mailbox.uidnext - 1) if pairs is not None else ranges
     return _fetch(session, selected, request, plan, windows, wanted)
 
@@ -109,6 +119,56 @@ def _part(windows: list[Window], first: int, last: int) -> Iterator[Window]:
         if low < high:
             yield numbers[4 * low : 4 * high], records[RECORD_OCTETS * low : RECORD_OCTETS * high]
         before += count
+
+
+def _is_small(window: Window) -> bool:
+    numbers, records = window
+    return len(numbers) <= 4 * SMALL_MESSAGES and sum_records(records)[3] <= WINDOW_OCTETS
+
+
+def _fetch_small(session: ImapSession, account: Account, plan: Plan, window: Window) -> Outcome:
+    """A few messages, read at once: no coroutine is needed."""
+    numbers, records = window
+    answer = session.answer_later()
+
+    def done(found: Answer, error: StoreError | None) -> None:
+        if error is not None:
+            answer(error)
+            return
+        session.send(found.octets)
+        answer(found.error)
+
+    account.columns_then(
+        array("Q", record_column(records, "message")),
+        plan.names,
+        lambda columns: plan.answer(numbers, records, columns),
+        done,
+    )
+    return PENDING
+
+
+def tell_new(session: ImapSession, items: Sequence[Item], uid: int) -> None:
+    """FETCH responses for the messages from that UID on, which nobody asked for just now (RFC 5465 §5.2)."""
+    selected = session.selected
+    assert selected is not None
+    request = FetchRequest(tuple(items))
+    ranges = ranges_of((uid,))[:4] + ranges_of((UID_MAX,))[4:]
+    windows = list(selected.view.numbered(ranges))
+    plan = Plan(_items(session, request, True), context_of(session, selected))
+    if windows:
+        session.later(_tell_new(session, selected, request, plan, windows, ranges))
+
+
+async def _tell_new(
+    session: ImapSession,
+    selected: Selected,
+    request: FetchRequest,
+    plan: Plan,
+    windows: list[Window],
+    ranges: bytes,
+) -> None:
+    with suppress(No, StoreError):  # a message that is gone already
+        await _fetch(session, selected, request, plan, windows, ranges)
 
 
 async def _fetch(
