@@ -92,3 +92,9 @@ class ImapConfig(_Section, frozen=True, kw_only=True):
     notify_mailboxes: Annotated[
         int, _count(1, 1_000_000, "mailboxes a NOTIFY may watch; more get NO [NOTIFICATIONOVERFLOW]")
     ] = 10_000
+    notify_octets: Annotated[
+        int,
+        _count(
+            4096, 16 * MIB, "notifications that wait for a client; with more NOTIFY ends with NOTIFICATIONOVERFLOW"
+        ),
+    ] = 65_536

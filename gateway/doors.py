@@ -32,6 +32,7 @@ from gateway.protocol import pop3
 from gateway.protocol.imap import machine as imap
 from gateway.protocol.smtp_server import AUTH_LINE_OCTETS, Settings
 from gateway.server.http import HttpService
+from gateway.server.imap.notify_hub import Hubs
 from gateway.server.imap.service import ImapService
 from gateway.server.imap.session import ImapSession
 from gateway.server.imap.watch import Watches
@@ -63,6 +64,7 @@ class Doors:
         )
         self._listeners: dict[int, Listener] = {}  # by the socket's descriptor
         self._watches = Watches(worker.store)
+        self._hubs = Hubs(worker.store)
         self._services: dict[int, SmtpService | PopService | ImapService] = {}
         self._http: dict[int, HttpService] = {}
         self._addresses: dict[int, str] = {}
@@ -140,6 +142,7 @@ class Doors:
             config=config.imap,
             settings=settings,
             watches=self._watches,
+            hubs=self._hubs,
             auth_mechanisms=listen.auth_mechanisms,
             append_octets=config.imap.append_octets or config.limits.message_octets,
             starttls=listen.tls == "starttls",

@@ -272,7 +272,8 @@ class Session(ABC):
             logger.error("session %s: unexpected error", self.session_id, exc_info=error)
             self._reason = "internal error"
             self.machine.stop(self.last_words("error"))
-        self.resume()
+        if not self._tasks:
+            self.resume()
 
     def flush(self) -> None:
         """Send what was collected, set the next deadline, close when it is time."""

@@ -1,7 +1,7 @@
 """What AccountFile does about access rights, lists for other users, and annotations.
 
-Owns      Listing, Access; listing(), access(), acl(), set_acl(), resync(), read_annotations(), write_annotations(),
-          annotation_changes()
+Owns      Listing, Access; listing(), rows(), access(), acl(), set_acl(), resync(), read_annotations(),
+          write_annotations(), annotation_changes()
 Flow      store.py → one of these, each one transaction
 Errors    StoreError kinds
 Blocking  everything
@@ -10,7 +10,7 @@ Standards RFC 4314, RFC 5464
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gateway.mail.imap_rights import ALL, effective_rights
@@ -59,6 +59,7 @@ class Access(NamedTuple):
 
 
 _COLUMNS = ", ".join(Listing._fields)
+ROWS = 500  # asked for in one statement
 
 
 def listing(file: AccountFile, user: str = "") -> tuple[list[Listing], dict[int, frozenset[str]]]:
@@ -72,6 +73,18 @@ def listing(file: AccountFile, user: str = "") -> tuple[list[Listing], dict[int,
         if not user:
             return list(rows), rights
         return [row for row in rows if row.selectable and "l" in rights.get(row.id, ())], rights
+
+
+def rows(file: AccountFile, mailboxes: Sequence[int]) -> list[Listing]:
+    """These mailboxes as they are now, in no order; those that are gone are left out."""
+    found: list[Listing] = []
+    with file.database.read():
+        for start in range(0, len(mailboxes), ROWS):
+            part = mailboxes[start : start + ROWS]
+            marks = ",".join("?" * len(part))
+            sql = f"SELECT {_COLUMNS} FROM mailbox WHERE id IN ({marks})"
+            found += map(Listing._make, file.database.execute(sql, part).fetchall())
+    return found
 
 
 def access(file: AccountFile, name: str, user: str = "") -> Access:

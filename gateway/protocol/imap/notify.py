@@ -93,7 +93,9 @@ def _request(status: bool, groups: Sequence[_Group]) -> NotifyRequest:
     for kind, names, events, wanted in groups:
         told = events & MESSAGE_EVENTS
         if told and not told >= {MESSAGE_NEW, MESSAGE_EXPUNGE}:  # §5
-            raise ImapSyntaxError("MessageNew and MessageExpunge belong together, and with FlagChange")
+            raise ImapSyntaxError(
+                "MessageNew and MessageExpunge belong together, and with FlagChange"
+            )
         if kind in (SELECTED, SELECTED_DELAYED):
             if selected is not None:
                 raise ImapSyntaxError("SELECTED or SELECTED-DELAYED, once")  # §6.1

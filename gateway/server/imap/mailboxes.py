@@ -43,6 +43,7 @@ async def cmd_create(session: ImapSession, command: ImapCommand) -> Outcome:
     place = await _new_place(session, asked.removesuffix(SEPARATOR))
     if uses and not place.is_of(session.account_name):
         raise No("Only its owner says what a mailbox is for", b"USEATTR")
+    _expect(session, asked.removesuffix(SEPARATOR))
     mailbox = await place.account.create(place.name, uses)
     name = prefixes(session.service.config).show(place.owner, place.name, session.account_name)
     if b"IMAP4REV2" in session.enabled and name != asked.removesuffix(SEPARATOR):
@@ -90,6 +91,7 @@ async def cmd_delete(session: ImapSession, command: ImapCommand) -> Outcome:
     name = command.mailbox()
     command.end()
     place = await session.place(name, "x")
+    _expect(session, name)
     await place.account.delete(place.name)
     return None
 
@@ -104,6 +106,7 @@ async def cmd_rename(session: ImapSession, command: ImapCommand) -> Outcome:
     target = await _new_place(session, new)
     if source.owner != target.owner:
         raise No("A mailbox stays with its owner: copy its messages", b"CANNOT")
+    _expect(session, old, new)
     await source.account.rename(source.name, target.name)
     return None
 
@@ -125,13 +128,22 @@ async def cmd_subscribe(session: ImapSession, command: ImapCommand) -> Outcome:
     place = await session.place(name)
     if not place.is_of(session.account_name) and (place.mailbox is None or "l" not in place.rights):
         raise refuse(name, NONE)
+    _expect(session, name)
     await session.account.subscribe(name)
     return None
 
 
 async def cmd_unsubscribe(session: ImapSession, command: ImapCommand) -> Outcome:
-    await session.account.subscribe(_name(command), False)
+    name = _name(command)
+    _expect(session, name)
+    await session.account.subscribe(name, False)
     return None
+
+
+def _expect(session: ImapSession, *names: str) -> None:
+    """The session does this itself: NOTIFY need not tell it (RFC 5465 §5)."""
+    if session.notify is not None:
+        session.notify.expect(*map(mailbox_name, names))
 
 
 def _name(command: ImapCommand) -> str:

@@ -124,6 +124,8 @@ async def cmd_setmetadata(session: ImapSession, command: ImapCommand) -> Outcome
             if not place.is_of(user):
                 raise No("Only its owner says what a mailbox is for", b"NOPERM")
             special_use = _uses(values.pop(SPECIAL_USE))
+    if session.notify is not None:
+        session.notify.expect(mailbox)
     try:
         if values:
             await account.set_annotations(

@@ -12,6 +12,7 @@ import msgspec
 from gateway.accounts.authenticator import Authenticator
 from gateway.config_imap import ImapConfig
 from gateway.protocol.imap.machine import Settings
+from gateway.server.imap.notify_hub import Hubs
 from gateway.server.imap.watch import Watches
 from gateway.server.session import Service
 from gateway.store.store import Store
@@ -25,6 +26,7 @@ class ImapService(Service, kw_only=True):
     config: ImapConfig
     settings: Settings  # of the protocol's machine
     watches: Watches  # one for the worker
+    hubs: Hubs  # the same
     auth_mechanisms: Sequence[str]  # the listener's own list
     append_octets: int  # largest message of APPEND
     starttls: bool = False  # the listener offers it
