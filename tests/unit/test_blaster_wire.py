@@ -6,7 +6,13 @@ import asyncio
 import gc
 import os
 import socket
+from pathlib import Path
 
+import uvloop
+from smtp_blaster.ledger_file import UNKNOWN, rows
+from smtp_blaster.plan import Plan
+from smtp_blaster.sink import Fault, Receipt, Sink, SinkPlan
+from smtp_blaster.source import Source
 from smtp_blaster.tally import Tally
 from smtp_blaster.wire import Wire
 
@@ -63,3 +69,27 @@ def test_a_leg_that_ends_within_its_transaction_says_where_it_stood() -> None:
     for end in (ours, theirs):
         end.close()
     loop.close()
+
+
+def test_a_connection_that_goes_while_a_leg_speaks_knows_what_that_sent(tmp_path: Path) -> None:
+    """RFC 1047: the content was sent and nothing came back, so nobody knows."""
+    receipts: list[Receipt] = []
+
+    async def run() -> None:
+        sink = Sink(SinkPlan(faults=(Fault.parse("content=silent"),)), receipts.append)
+        await sink.start()
+        source = Source(
+            Plan(target=f"127.0.0.1:{sink.port}", messages=1, connections=1, ledger=str(tmp_path / "sent"))
+        )
+        running = asyncio.create_task(source.run())
+        async with asyncio.timeout(60):
+            while not receipts:
+                await asyncio.sleep(0.01)
+        for session in list(source._sessions):
+            session.connection_lost(None)
+        result = await running
+        assert (result.accepted, result.broken) == (0, 1)
+        await sink.stop()
+
+    uvloop.run(run())
+    assert [row[0] for row in rows(tmp_path / "sent")] == [UNKNOWN]
