@@ -17,11 +17,12 @@ from gateway._native import (
     format_set,
     records_but,
 )
+from gateway.protocol.imap.notify import FLAG_CHANGE, MESSAGE_EVENTS
 from gateway.server.imap.flags import announce_flags
 from gateway.server.imap.view import NEVER_RECENT
+from gateway.store.model import UID_MAX
 
 if TYPE_CHECKING:
-from gateway.store.model import UID_MAX
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.state import Selected
 
@@ -47,14 +48,14 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
     if view.is_lost:
         session.end("lost")
         return
-    update = view.update(expunges)
-    if update.gone_uids:
     wanted = MESSAGE_EVENTS if session.notify is None else session.notify.request.selected
     if not wanted:  # RFC 5465 §3.1
         if own is not None:
             _answer(session, selected, own)
         return
     known_uid = view.index.last_uid if view.is_loaded else UID_MAX
+    update = view.update(expunges)
+    if update.gone_uids:
         if session.enabled & _VANISHED:
             session.untagged(b"VANISHED " + format_set(update.gone_uids))
         else:  # from the end: each number is what it was before
@@ -63,12 +64,12 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
         session.untagged(b"%d EXISTS" % view.count)
         if b"IMAP4REV2" not in session.enabled:
             session.untagged(b"%d RECENT" % view.recent)
+        if session.notify is not None:
+            session.notify.came(known_uid + 1)
     if view.keywords_told != len(view.mailbox.keywords):
         announce_flags(session, selected)
     for numbers, records in update.changed if FLAG_CHANGE in wanted else ():
         if own is not None and own.modseq:
-        if session.notify is not None:
-            session.notify.came(known_uid + 1)
             numbers, records = records_but(numbers, records, own.modseq)
         if numbers:  # RFC 5465 §5.1: with UID
             fetch_flags(session, numbers, records, uid=session.notify is not None)
