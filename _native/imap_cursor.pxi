@@ -4,7 +4,9 @@ cdef enum:
     NAME_OCTETS = 64            # no command has a longer name
     DIGITS_MAX = 19             # of a number that fits in 64 bits for sure
 
-cdef uint64_t LITERAL_MAX = 0x7FFFFFFFFFFFFFFF  # RFC 9051 §9, number64: what is larger is as good as endless
+# RFC 9051 §9.  Such numbers are Python's own when they are written out.
+cdef uint64_t NUMBER_MAX = <uint32_t>-1
+cdef uint64_t NUMBER64_MAX = <uint64_t>-1 >> 1
 
 cdef enum:
     IS_ATOM = 1                 # ATOM-CHAR
@@ -71,13 +73,13 @@ cdef bint find_announcement(octets_t p, Py_ssize_t n, literal_t *literal) noexce
         literal.at -= 1
     while i < digits and p[i] == c"0":
         i += 1
-    literal.size = LITERAL_MAX
+    literal.size = NUMBER64_MAX  # more is as good as endless
     if digits - i <= DIGITS_MAX:
         literal.size = 0
         while i < digits:
             literal.size = literal.size * 10 + (p[i] - c"0")
             i += 1
-        literal.size = min(literal.size, LITERAL_MAX)
+        literal.size = min(literal.size, NUMBER64_MAX)
     return True
 
 
@@ -459,22 +461,22 @@ cdef class ImapCommand:
         return value
 
     def number(self):
-        return self.digits(0xFFFFFFFF, "number")
+        return self.digits(NUMBER_MAX, "number")
 
     def nz_number(self):
         if self.at < self.stop and self.base[self.at] == c"0":
             raise self.wrong("number above 0")
-        return self.digits(0xFFFFFFFF, "number above 0")
+        return self.digits(NUMBER_MAX, "number above 0")
 
     def number64(self):
-        return self.digits(0x7FFFFFFFFFFFFFFF, "number")  # RFC 9051 §9: 63 bits
+        return self.digits(NUMBER64_MAX, "number")
 
     def sequence_set(self):
         """Pairs of u32 as sent, 0 for "*"; None for "$"."""
         cdef octets_t p = self.base
-        cdef octets_t digits
-        cdef Py_ssize_t i = self.at, end = self.stop, k = 0
+        cdef Py_ssize_t i = self.at, end = self.stop, k = 0, start, last
         cdef uint64_t value
+        cdef uint32_t digit
         cdef uint32_t *out
         if i < end and p[i] == c"$":  # RFC 5182 §2.1
             self.at += 1
@@ -485,20 +487,23 @@ cdef class ImapCommand:
             raise MemoryError
         try:
             while True:
-                if i < end and c"1" <= p[i] <= c"9":
-                    digits = p + i
-                    value = 0
-                    while i < end and c"0" <= p[i] <= c"9" and p + i - digits < 11:
-                        value = value * 10 + (p[i] - c"0")
-                        i += 1
-                    if value > 0xFFFFFFFF:
-                        self.at = digits - p
+                start = i
+                value = 0
+                last = min(end, i + 11)
+                while i < last:
+                    digit = p[i] - c"0"
+                    if digit > 9:
+                        break
+                    value = value * 10 + digit
+                    i += 1
+                if i > start and p[start] != c"0":
+                    if value > NUMBER_MAX:
+                        self.at = start
                         raise ImapSyntaxError(f"Number too large at octet {self.at + 1} of the command")
                 elif i < end and p[i] == c"*":
-                    value = 0
                     i += 1
                 else:
-                    self.at = i
+                    self.at = start
                     raise self.wrong("number of a sequence set")
                 out[k] = <uint32_t>value
                 k += 1

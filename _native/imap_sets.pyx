@@ -81,8 +81,8 @@ def resolve_set(pairs, uint32_t highest) -> bytes:
     try:
         end = 0
         for i in range(count):
-            first = source[i].first or highest
-            last = source[i].last or highest
+            first = source[i].first if source[i].first else highest
+            last = source[i].last if source[i].last else highest
             if first > last:
                 first, last = last, first  # RFC 9051 §9, seq-range: in either order
             if first > highest:
