@@ -16,6 +16,7 @@ from gateway._native import find_records, resolve_set, sum_records
 from gateway.protocol.imap.response import mailbox_octets
 from gateway.server.imap import updates
 from gateway.server.imap.flags import announce_flags
+from gateway.server.imap.grant import Grant
 from gateway.server.imap.state import (
     AUTHENTICATED,
     SELECTED,
@@ -81,6 +82,8 @@ async def _open(session: ImapSession, command: ImapCommand, *, read_only: bool) 
     view = View(watch, recent_uid)
     watch.views.add(view)
     session.selected = Selected(place, view, read_only)
+    if not place.is_of(session.account_name):
+        session.selected.grant = Grant(session, place.owner)
     _describe(session, session.selected, name)
     if known is not None and known.uidvalidity == view.mailbox.uidvalidity:
         await watch.load()

@@ -49,6 +49,7 @@ from gateway.store.model import Quota
 from gateway.store.store import Account
 
 if TYPE_CHECKING:
+    from gateway.server.imap.grant import Grant
     from gateway.server.imap.notify import Notify
 
 logger = logging.getLogger(__name__)
@@ -173,6 +174,8 @@ class ImapSession(Session):
             view, watch = selected.view, selected.view.watch
             watch.tell_no_more(self)
             watch.views.discard(view)
+            if selected.grant is not None:
+                selected.grant.end()
             self._service.watches.leave(watch)
             if not selected.read_only and view.claims_recent:
                 afterwards(_claim_recent(watch))
@@ -345,6 +348,18 @@ class ImapSession(Session):
 
     def _on_command(self, command: ImapCommand, _: object) -> None:
         self.command = command
+        grant = self.selected.grant if self.selected is not None else None
+        if grant is not None and grant.is_stale:
+            self.later(self._check_first(grant, command))
+        else:
+            self._dispatch(command)
+
+    async def _check_first(self, grant: Grant, command: ImapCommand) -> None:
+        await grant.check()
+        if not self.machine.closing:
+            self._dispatch(command)
+
+    def _dispatch(self, command: ImapCommand) -> None:
         handler = HANDLERS.get(command.name)
         if handler is None:
             self._fail(Bad("Unknown command"), None)
@@ -493,6 +508,7 @@ _LAST_WORDS = {
     "timeout": b"* BYE [UNAVAILABLE] Idle for too long\r\n",
     "shutdown": b"* BYE [UNAVAILABLE] Shutting down; connect again\r\n",
     "error": b"* BYE [SERVERBUG] Local error; connect again\r\n",
+    "rights": b"* BYE [NOPERM] You may not read the mailbox any more\r\n",
     "lost": b"* BYE [UNAVAILABLE] The mailbox changed too much; connect again\r\n",
 }
 _NOT_NOW = {
