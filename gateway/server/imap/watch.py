@@ -157,12 +157,17 @@ class Watch:
             )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        self._work = asyncio.get_running_loop().create_task(work)
+        self._work = asyncio.get_running_loop().create_task(self._read(work))
         self._work.add_done_callback(self._done)
         return self._work
 
+    async def _read(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            self._work = None  # not in _done(): whoever waits may be called before it
+
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._work = None
         if task.cancelled():
             return
         error = task.exception()  # whoever waits for the task has it too
