@@ -349,6 +349,8 @@ class ImapSession(Session):
     def _on_command(self, command: ImapCommand, _: object) -> None:
         self.command = command
         grant = self.selected.grant if self.selected is not None else None
+        if grant is not None:
+            self.poll()
         if grant is not None and grant.is_stale:
             self.later(self._check_first(grant, command))
         else:
