@@ -24,6 +24,7 @@ from typing import Any
 
 from gateway._native import record_column
 from gateway.config_store import StoreConfig
+from gateway.store import annotation
 from gateway.store.content import Contents, Prepared, make_directory
 from gateway.store.database import Database, errors
 from gateway.store.errors import NoSuchAccount, NoSuchMailbox, OverQuota, StoreBusy, StoreError
@@ -254,6 +255,7 @@ class AccountFile:
                 inbox = self._mailboxes.find(old)
                 target = self._mailboxes.create(new)
                 self._messages.copy(inbox.id, target.id, ALL_UIDS, move=True)
+                annotation.copy(self._database, inbox.id, target.id)
             else:
                 self._mailboxes.rename(old, new)
 

@@ -1,6 +1,6 @@
 """What clients keep beside mailboxes: the entries of METADATA.
 
-Owns      Annotation; read(), read_all(), write(), changed_since(), last_change()
+Owns      Annotation; read(), read_all(), write(), copy(), changed_since(), last_change()
 Files     table annotation: a row for each mailbox (0: the server, or all of the account), user and entry
 Limits    those the caller gives
 Errors    TooMany, TooLarge
@@ -109,6 +109,16 @@ def changed_since(database: Database, change: int, user: str) -> list[tuple[int,
         (change, user),
     )
     return [(mailbox, entry) for mailbox, entry in rows]
+
+
+def copy(database: Database, source: int, target: int) -> None:
+    """RFC 5464 §4.1: INBOX and what it was renamed to have the same."""
+    database.execute("UPDATE mailbox SET history_modseq=history_modseq+1 WHERE id=0")
+    database.execute(
+        "INSERT OR REPLACE INTO annotation SELECT ?, user, entry, value, ? FROM annotation "
+        "WHERE mailbox=? AND value IS NOT NULL",
+        (target, last_change(database), source),
+    )
 
 
 def forget(database: Database, mailbox: int) -> None:

@@ -14,7 +14,6 @@ from gateway._native import imap_string
 from gateway.accounts.model import SourceError
 from gateway.protocol.imap.response import mailbox_octets
 from gateway.server.imap.state import AUTHENTICATED, Capability, Handler, No, Outcome
-from gateway.store.model import Quota
 
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
@@ -60,19 +59,11 @@ async def cmd_setquota(session: ImapSession, command: ImapCommand) -> Outcome:
     raise No("Quotas are set by the administrator", b"NOPERM")
 
 
-async def quota_of(session: ImapSession, account: str) -> Quota:
-    """That of the account now, as deliveries have it; 0: no limit.  Raises No."""
+async def _tell(session: ImapSession, account: Account) -> None:
     try:
-        found = await session.service.authenticator.directory.find(account)
+        quota = await session.quota_of(account.name)
     except SourceError:
         raise No("The quota cannot be told now", b"UNAVAILABLE") from None
-    if found is None:
-        return Quota()
-    return Quota(found.quota_octets or 0, found.quota_messages or 0)
-
-
-async def _tell(session: ImapSession, account: Account) -> None:
-    quota = await quota_of(session, account.name)
     parts = []
     if quota.octets or quota.messages:
         usage = await account.usage()
