@@ -32,6 +32,8 @@ CHARSETS = b"US-ASCII UTF-8"  # the ones BADCHARSET recommends; all of Python's 
 class BadCharset(Exception):
     """NO [BADCHARSET]: the text says what is wrong."""
 
+    saves = False  # there was RETURN (SAVE): then "$" is nothing (RFC 5182 §2.1)
+
 
 # -- keys ----------------------------------------------------------------------------------------------------------
 
@@ -304,10 +306,14 @@ def search_request(command: ImapCommand) -> SearchRequest:
 def _program(command: ImapCommand) -> SearchRequest:
     returns = _returns(command)
     named, codec = False, "utf-8"
-    if command.accept(b"CHARSET "):
-        named, codec = True, codec_of(command.astring())
-        command.space()
-    key = _Keys(command, codec).all()
+    try:
+        if command.accept(b"CHARSET "):
+            named, codec = True, codec_of(command.astring())
+            command.space()
+        key = _Keys(command, codec).all()
+    except BadCharset as error:
+        error.saves = returns is not None and returns.save
+        raise
     command.end()
     return SearchRequest(key, returns, named)
 

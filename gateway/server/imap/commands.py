@@ -10,6 +10,7 @@ from types import ModuleType
 
 from gateway.server.imap import (
     acl,
+    context,
     copy,
     expunge,
     fetch,
@@ -32,6 +33,7 @@ from gateway.server.imap.state import Handler
 
 MODULES: tuple[ModuleType, ...] = (
     acl,
+    context,
     copy,
     expunge,
     fetch,

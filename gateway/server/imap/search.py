@@ -1,8 +1,7 @@
 """SEARCH and UID SEARCH.
 
-    Owns      SEARCH; Results, scope_of(), program(), esearch_line()
+    Owns      SEARCH; Results, answer(), program(), esearch_line()
     Flow      request → plan → find() → Results → SEARCH or ESEARCH response
-    Limits    CONTEXTS_MAX searches of a session are kept up to date (context.py)
     Errors    BAD for keys that are none; NO [BADCHARSET]; StoreError
     Blocking  never: a search that the index answers in a moment is done at once, all others wait in tasks
     Standards RFC 9051 §6.4.4, §7.3.4; RFC 3501 §7.2.5; RFC 4731, RFC 5182, RFC 5267, RFC 6203, RFC 7162 §3.1.5,
@@ -36,12 +35,20 @@ from gateway.protocol.imap.search import (
     SearchRequest,
     search_request,
 )
-from gateway.server.imap.search_plan import Found, Plan, Scope, at_once, find, plan_search
+from gateway.server.imap.context import register
+from gateway.server.imap.search_plan import (
+    Found,
+    Plan,
+    Scope,
+    at_once,
+    find,
+    plan_search,
+    scope_of,
+)
 from gateway.server.imap.state import SELECTED, Bad, Capability, Handler, No, Outcome
 
 if TYPE_CHECKING:
     from gateway.server.imap.session import ImapSession
-    from gateway.server.imap.state import Selected
 
 AT_ONCE_MESSAGES = 32_768  # the index of so many is searched without giving way
 RETURN_ALL = Return(all=True)
@@ -90,24 +97,14 @@ def ordered(results: Results, order: bytes) -> Results:
     )
 
 
-def program(read: Callable[[ImapCommand], T], command: ImapCommand) -> T:
+def program(session: ImapSession, read: Callable[[ImapCommand], T], command: ImapCommand) -> T:
     """The arguments as `read` understands them.  Raises No for charsets."""
     try:
         return read(command)
     except BadCharset as error:
+        if error.saves and session.selected is not None:
+            session.selected.view.saved = b""
         raise No(str(error), b"BADCHARSET (" + CHARSETS + b")") from None
-
-
-def scope_of(selected: Selected) -> Scope:
-    """The selected mailbox as this session knows it."""
-    view = selected.view
-
-    def ranges(pairs: bytes | None, uid: bool) -> bytes:
-        return view.ranges(pairs, uid) if view.count else b""
-
-    return Scope(
-        selected.place.account, view.mailbox, view.chunks, ranges, view.recent_uid
-    )
 
 
 def planned(session: ImapSession, request: SearchRequest) -> tuple[Plan, Scope]:
@@ -138,7 +135,7 @@ async def found_by(session: ImapSession, plan: Plan, scope: Scope) -> Found:
 def cmd_search(
     session: ImapSession, command: ImapCommand
 ) -> Outcome | Coroutine[Any, Any, Outcome]:
-    request = program(search_request, command)
+    request = program(session, search_request, command)
     plan, scope = planned(session, request)
     uid = command.name == b"UID SEARCH"
     assert session.selected is not None
@@ -163,20 +160,21 @@ def _answer(
     session: ImapSession, tag: bytes, request: SearchRequest, plan: Plan, found: Found, uid: bool
 ) -> Outcome:
     results = results_of(found, plan, request.returns)
-    answer(session, tag, request.returns, results, uid=uid, word=b"SEARCH")
+    answer(session, tag, request, results, uid=uid, word=b"SEARCH")
     return None
 
 
 def answer(
     session: ImapSession,
     tag: bytes,
-    returns: Return | None,
+    request: SearchRequest,
     results: Results,
     *,
     uid: bool,
     word: bytes,
 ) -> None:
     """Save and tell the results of SEARCH or SORT, as was asked."""
+    returns = request.returns
     if returns is None and b"IMAP4REV2" in session.enabled and word == b"SEARCH":
         returns = RETURN_ALL  # RFC 9051 §7.3.4
     if returns is None:
@@ -189,6 +187,8 @@ def answer(
         session.selected.view.saved = _saved(returns, results)
     if not returns.nothing_but_save:
         session.untagged(esearch_line(tag, returns, results, uid=uid))
+    if returns.update:
+        register(session, tag, request, results, uid=uid)
 
 
 def _saved(returns: Return, results: Results) -> bytes:

@@ -1,6 +1,6 @@
 """How a search is carried out: the keys as a plan, the plan over the records of a mailbox, as masks.
 
-    Owns      Scope, Plan, Found; plan_search(), find()
+    Owns      Scope, Plan, Found; scope_of(), plan_search(), find()
     Flow      Key → Node, what costs least first → for some thousand records at a time: mask → narrower mask → Found
     Limits    BATCH_RECORDS at a time; the loop gets its turn every TURN_S
     Errors    StoreError; a message that was expunged meanwhile, or cannot be read, has no text
@@ -20,7 +20,7 @@ from calendar import timegm
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from email.utils import parsedate
 from time import monotonic
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -61,6 +61,9 @@ from gateway.store.model import UID_MAX, Mailbox
 from gateway.store.store import Account
 from gateway.store.texts import FIELDS, REFERENCES
 
+if TYPE_CHECKING:
+    from gateway.server.imap.state import Selected
+
 BATCH_RECORDS = 8192
 TURN_S = 0.001
 T = TypeVar("T")
@@ -74,6 +77,18 @@ class Scope(NamedTuple):
     chunks: Sequence[bytes]  # packed records
     ranges: Callable[[bytes | None, bool], bytes]  # a set as sent, by UID? → ranges of UIDs; may raise Bad
     recent_uid: int = UID_MAX + 1
+
+
+def scope_of(selected: Selected) -> Scope:
+    """The selected mailbox as this session knows it."""
+    view = selected.view
+
+    def ranges(pairs: bytes | None, uid: bool) -> bytes:
+        return view.ranges(pairs, uid) if view.count else b""
+
+    return Scope(
+        selected.place.account, view.mailbox, view.chunks, ranges, view.recent_uid
+    )
 
 
 class Batch(NamedTuple):

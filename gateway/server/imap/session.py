@@ -28,6 +28,7 @@ from gateway.server.imap import updates
 from gateway.server.imap.access import Place, find_place
 from gateway.server.imap.capability import capabilities
 from gateway.server.imap.commands import HANDLERS
+from gateway.server.imap.context import tell_contexts
 from gateway.server.imap.service import ImapService
 from gateway.server.imap.state import (
     IN_AUTHENTICATED,
@@ -137,6 +138,7 @@ class ImapSession(Session):
                 with contextlib.suppress(StoreError):  # logged there; the next command tries again
                     await self.selected.view.watch.refresh()
             updates.report(self, expunges)
+            await tell_contexts(self)
 
     async def quota_of(self, owner: str) -> Quota:
         """What that account may keep."""
@@ -439,7 +441,7 @@ class ImapSession(Session):
     def _complete(self, handler: Handler | None, status: bytes, outcome: Outcome) -> None:
         if self.selected is not None:
             self.poll()
-            if self.selected.view.watch.is_stale:
+            if self.selected.view.watch.is_stale or self.selected.contexts:
                 self.later(self._complete_later(handler, status, outcome))
                 return
             updates.report(self, handler is None or handler.expunges)
@@ -472,6 +474,13 @@ class ImapSession(Session):
             updates.report(self, self.idling or not self.notify.request.delayed)
             self.notify.fetch_new()
         self.flush()
+        if self.selected is not None and self.selected.contexts:
+            afterwards(self._tell_contexts())
+
+    async def _tell_contexts(self) -> None:
+        await tell_contexts(self)
+        if not self._connection.closed:
+            self.flush()
 
     def _on_auth_response(self, response: bytes, _: object) -> None:
         assert self.login is not None

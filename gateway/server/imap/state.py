@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.access import Place
     from gateway.server.imap.grant import Grant
+    from gateway.server.imap.context import Context
     from gateway.server.imap.service import ImapService
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.view import View
@@ -98,13 +99,15 @@ class Capability(NamedTuple):
 class Selected:
     """The selected mailbox of a session."""
 
-    __slots__ = ("grant", "place", "read_only", "view")
+    __slots__ = ("contexts", "grant", "is_telling", "place", "read_only", "view")
 
     def __init__(self, place: Place, view: View, read_only: bool) -> None:
         self.place = place
         self.view = view
         self.read_only = read_only
         self.grant: Grant | None = None  # of somebody else's mailbox
+        self.contexts: list[Context] = []  # searches that are kept up to date
+        self.is_telling = False  # of them
 
     @property
     def mailbox(self) -> Mailbox:

@@ -25,9 +25,9 @@ from gateway._native import (
     thread_references,
 )
 from gateway.protocol.imap.search import thread_request
+from gateway.server.imap.order import IS_REPLY, SUBJECT, elsewhere
 from gateway.server.imap.search import found_by, planned, program
 from gateway.server.imap.search_plan import Found
-from gateway.server.imap.sort import IS_REPLY, SUBJECT, elsewhere
 from gateway.server.imap.state import SELECTED, Capability, Handler, No, Outcome
 from gateway.store.store import Account
 from gateway.store.texts import REFERENCES, SORT_KEYS
@@ -63,7 +63,7 @@ async def threads_of(account: Account, found: Found, algorithm: bytes, uid: bool
 
 
 async def cmd_thread(session: ImapSession, command: ImapCommand) -> Outcome:
-    request = program(thread_request, command)
+    request = program(session, thread_request, command)
     plan, scope = planned(session, request)
     found = await found_by(session, plan, scope)
     uid = command.name == b"UID THREAD"

@@ -18,6 +18,7 @@ from gateway._native import (
     records_but,
 )
 from gateway.protocol.imap.notify import FLAG_CHANGE, MESSAGE_EVENTS
+from gateway.server.imap.context import note_changes
 from gateway.server.imap.flags import announce_flags
 from gateway.server.imap.view import NEVER_RECENT
 from gateway.store.model import UID_MAX
@@ -55,6 +56,8 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
         return
     known_uid = view.index.last_uid if view.is_loaded else UID_MAX
     update = view.update(expunges)
+    if selected.contexts:
+        note_changes(session, selected, update)
     if update.gone_uids:
         if session.enabled & _VANISHED:
             session.untagged(b"VANISHED " + format_set(update.gone_uids))
