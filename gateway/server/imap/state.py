@@ -14,8 +14,8 @@ from gateway.store.errors import StoreError
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.access import Place
-    from gateway.server.imap.grant import Grant
     from gateway.server.imap.context import Context
+    from gateway.server.imap.grant import Grant
     from gateway.server.imap.service import ImapService
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.view import View
