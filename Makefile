@@ -7,7 +7,7 @@ export GATEWAY_BUILD
 VENV   := .venv
 BIN    := $(VENV)/bin
 # The kernels, and the Python modules that are compiled too: those with a .pxd beside them.
-NATIVE := $(wildcard _native/*.pyx _native/*.pxd _native/*.h gateway/*/*.pxd tools/*/*.pyx tools/*/*.pxd) \
+NATIVE := $(wildcard _native/*.pyx _native/*.pxi _native/*.pxd _native/*.h gateway/*/*.pxd tools/*/*.pyx tools/*/*.pxd) \
           $(wildcard $(patsubst %.pxd,%.py,$(wildcard gateway/*/*.pxd tools/*/*.pxd)))
 BUILT  := $(VENV)/.built-$(GATEWAY_BUILD)
 

@@ -126,7 +126,7 @@ def test_only_the_interface_page_touches_extension_modules(path: Path) -> None:
 
 def all_sources() -> list[Path]:
     tracked = subprocess.run(
-        ["git", "ls-files", "*.py", "*.pyx", "*.h", "*.pxd", "*.pyi"],
+        ["git", "ls-files", "*.py", "*.pyx", "*.pxi", "*.h", "*.pxd", "*.pyi"],
         cwd=ROOT,
         capture_output=True,
         text=True,

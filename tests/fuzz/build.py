@@ -96,7 +96,7 @@ def _sources() -> list[str]:
         path.relative_to(ROOT)
         for pattern in ("gateway/**/*", "_native/*", "tools/smtp_blaster/*")
         for path in ROOT.glob(pattern)
-        if path.suffix in (".py", ".pyi", ".pxd", ".pyx", ".h")
+        if path.suffix in (".py", ".pyi", ".pxd", ".pyx", ".pxi", ".h")
     ]
     return sorted({*map(str, names), *NEEDED})
 
@@ -124,7 +124,7 @@ def _digest(sources: list[str]) -> str:
     digest = hashlib.sha256()
     for name in sources:
         path = ROOT / name
-        if path.suffix in (".pyx", ".pxd", ".h") or path.with_suffix(".pxd").exists():
+        if path.suffix in (".pyx", ".pxi", ".pxd", ".h") or path.with_suffix(".pxd").exists():
             digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
