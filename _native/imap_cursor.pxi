@@ -350,7 +350,7 @@ cdef class ImapCommand:
             raise ImapSyntaxError("Literal too long here")
         found = p[i:i + <Py_ssize_t>size]
         if not binary and memchr(PyBytes_AS_STRING(found), 0, <size_t>size) != NULL:
-            raise ImapSyntaxError("A literal has no NUL: binary data needs ~{…}")  # RFC 9051 §9, CHAR8
+            raise ImapSyntaxError("A literal has no NUL: binary data needs a literal8, ~{size}")  # RFC 9051 §9, CHAR8
         self.at = i + <Py_ssize_t>size
         return found
 

@@ -169,33 +169,32 @@ class ImapServerMachine:
     def data_to_send(self) -> list[Buffer]:
         """Responses since the last call, for writelines()."""
         out = self._out
-        if out:
+        if out or self._clear:
             self._out = []
             self.queued_octets = 0
             if self._deflate is not None:
-                out = self._deflate.compress(out)
-        if self._clear:
-            out, self._clear = self._clear + out, []
+                out = self._clear + (self._deflate.compress(out) if out else [])
+                self._clear = []
         return out
 
     # -- events ------------------------------------------------------------------------------------------------------
 
     def next_event(self) -> Event | None:
         """The next thing to decide; None when more octets are needed or a command waits for complete()."""
+        errors_max = self.settings.errors_max
         while not self._pending and not self.closing:
-            if self._mode == _COMMANDS:
-                if self._command is not None:
-                    return None
-                event = self._next_command()
-            elif self._command is None or self._mode == _STOPPED:
+            if self.errors > errors_max:
+                self.stop(b"* BYE [UNAVAILABLE] Too many errors\r\n")
+                return None
+            if self._mode != _COMMANDS:
+                event = self._next_line()
+            elif self._command is not None:
                 return None
             else:
-                event = self._next_line()
+                event = self._next_command()
             if event is not None:
                 return event
-            if self.errors > self.settings.errors_max:
-                self.stop(b"* BYE [UNAVAILABLE] Too many errors\r\n")
-            elif self._deflate is None or not self._inflate():
+            if self.errors <= errors_max and (self._deflate is None or not self._inflate()):
                 return None
         return None
 
