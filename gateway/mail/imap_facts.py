@@ -1,6 +1,6 @@
 """What IMAP asks of a message again and again, found once, at delivery, in the form it is answered in.
 
-    Owns      message_facts(), section(), Facts; ENVELOPE and BODYSTRUCTURE as octets of the wire
+    Owns      message_facts(), facts_of(), section(), Facts; ENVELOPE and BODYSTRUCTURE as octets of the wire
     Flow      content → MIME scanner → Facts.packed → (store) → section(packed, ENVELOPE) → FETCH response
     Limits    parts and depth are the scanner's; ADDRESSES_MAX of a field; REFERENCES_MAX of a message
     Errors    none: what cannot be read is NIL, or left out
@@ -17,6 +17,7 @@ import re
 import struct
 import unicodedata
 from calendar import timegm
+from collections.abc import Callable
 from email.utils import parsedate_tz
 from functools import lru_cache
 
@@ -89,15 +90,24 @@ class PartPlace(msgspec.Struct, frozen=True):
     body_end: int
 
 
+# Octets of a message from start to end.
+Octets = Callable[[int, int], bytes | memoryview]
+
+
 def message_facts(content: bytes, origin: str = "") -> Facts:
     """All facts of a message; origin: the queue id it came by."""
-    parts = scan_mime(content)
+    view = memoryview(content)
+    return facts_of(scan_mime(content), lambda start, end: view[start:end], origin)
+
+
+def facts_of(parts: list[Part], octets: Octets, origin: str = "") -> Facts:
+    """The same of one whose parts are known; octets: asked for their headers."""
     top = parts[0]
-    fields = first_fields(memoryview(content)[: top.header_end], _FIELDS)
+    fields = first_fields(octets(0, top.header_end), _FIELDS)
     addresses = _addresses(fields)
     sections = (
         _envelope(fields, addresses),
-        _structure(content, parts, fields),
+        _structure(octets, parts, fields),
         _sort_keys(fields, addresses),
         _thread(fields),
         b"".join(
@@ -163,18 +173,17 @@ def _envelope(fields: dict[bytes, bytes], addresses: dict[bytes, tuple[bytes, Ad
 # -- BODYSTRUCTURE --------------------------------------------------------------------------------
 
 
-def _structure(content: bytes, parts: list[Part], fields: dict[bytes, bytes]) -> bytes:
+def _structure(octets: Octets, parts: list[Part], fields: dict[bytes, bytes]) -> bytes:
     """Parts begin after the part they lie in: from the last to the first, the inner ones are ready."""
     formatted: list[list[bytes]] = [[] for _ in parts]  # of each part, what lies in it; backwards
     result = b""
     for index in range(len(parts) - 1, -1, -1):
         part = parts[index]
         if index:
-            header = memoryview(content)[part.header_start : part.header_end]
-            fields_of = first_fields(header, _PART_FIELDS)
+            fields_of = first_fields(octets(part.header_start, part.header_end), _PART_FIELDS)
         else:
             fields_of = fields
-        result = _part(part, fields_of, formatted[index], content, parts, index)
+        result = _part(part, fields_of, formatted[index], octets, parts, index)
         if part.parent >= 0:
             formatted[part.parent].append(result)
     return result
@@ -184,7 +193,7 @@ def _part(
     part: Part,
     fields: dict[bytes, bytes],
     inner: list[bytes],
-    content: bytes,
+    octets: Octets,
     parts: list[Part],
     index: int,
 ) -> bytes:
@@ -213,7 +222,7 @@ def _part(
     md5 = imap_nstring(fields.get(b"content-md5"))
     if media == b"MESSAGE" and inner:
         child = next(p for p in parts[index + 1 :] if p.parent == index)
-        enclosed = first_fields(memoryview(content)[child.header_start : child.header_end], _FIELDS)
+        enclosed = first_fields(octets(child.header_start, child.header_end), _FIELDS)
         return b"(%b %b %b %d %b %b)" % (
             basic,
             _envelope(enclosed, _addresses(enclosed)),

@@ -17,8 +17,8 @@ import fcntl
 import os
 import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,15 @@ from gateway.config_store import StoreConfig
 from gateway.store import annotation
 from gateway.store.content import Contents, Prepared, make_directory
 from gateway.store.database import Database, errors
-from gateway.store.errors import NoSuchAccount, NoSuchMailbox, OverQuota, StoreBusy, StoreError
-from gateway.store.index import IndexRow, all_rows, first_unseen, load, row_of
+from gateway.store.errors import (
+    MessageGone,
+    NoSuchAccount,
+    NoSuchMailbox,
+    OverQuota,
+    StoreBusy,
+    StoreError,
+)
+from gateway.store.index import IndexRow, all_rows, first_unseen, load, record_of, row_of
 from gateway.store.large import LargeContent
 from gateway.store.mailboxes import Mailboxes
 from gateway.store.messages import Addition, Messages
@@ -43,15 +50,18 @@ from gateway.store.model import (
     Expunged,
     Mailbox,
     Quota,
+    Record,
     Slices,
     Snapshot,
     Stored,
     Usage,
+    ranges_of,
     records_of,
 )
 from gateway.store.search import SearchIndex
 from gateway.store.search_database import SearchDatabase
 from gateway.store.texts import Texts
+from gateway.store.upload import NewMessage, prepare
 
 _ANY_TIME = nullcontext()
 
@@ -284,6 +294,11 @@ class AccountFile:
             row = row_of(self._database, mailbox)
             return Snapshot(row.mailbox(), list(load(self._database, row)))
 
+    def record(self, mailbox: int, uid: int) -> Record | None:
+        """The message with that UID; None: there is none."""
+        with self._database.read():
+            return record_of(self._database, row_of(self._database, mailbox), uid)
+
     def changes(self, mailbox: int, modseq: int) -> Changes:
         with self._database.read():
             return self._messages.changes(mailbox, modseq)
@@ -400,6 +415,53 @@ class AccountFile:
             for one in prepared:
                 self._contents.discard(one)
             raise
+
+    @property
+    def large_directory(self) -> Path:
+        """Where bodies are that have a file."""
+        return self.directory / "large"
+
+    def append(
+        self, mailbox: int, messages: Sequence[NewMessage], quota: Quota | None = None
+    ) -> list[Delivered]:
+        """All of them, or with StoreError none (RFC 3502)."""
+        with self._new(messages) as additions, self._database.write():
+            return self._add_new(mailbox, additions, quota)
+
+    def replace(
+        self, mailbox: int, message: NewMessage, source: int, uid: int, quota: Quota | None = None
+    ) -> tuple[Delivered, Expunged]:
+        """One message more in the mailbox, and that one less in source; or neither (RFC 8508)."""
+        with self._new([message]) as additions, self._database.write():
+            expunged = self._messages.expunge(source, ranges_of((uid,)), deleted_only=False)
+            if not expunged.modseq:
+                raise MessageGone("the message to be replaced was expunged")
+            return self._add_new(mailbox, additions, quota)[0], expunged
+
+    @contextmanager
+    def _new(self, messages: Sequence[NewMessage]) -> Iterator[list[Addition]]:
+        """Ready for a transaction; forgotten when that fails."""
+        prepared: list[Prepared] = []
+        now = int(time.time())
+        try:
+            for message in messages:
+                prepared.append(prepare(self._contents, message))
+            yield [
+                Addition(one, message.flags, now if (at := message.internal_date) is None else at)
+                for one, message in zip(prepared, messages, strict=True)
+            ]
+        except BaseException:
+            for one in prepared:
+                self._contents.discard(one)
+            raise
+
+    def _add_new(
+        self, mailbox: int, additions: list[Addition], quota: Quota | None
+    ) -> list[Delivered]:
+        delivered = self._messages.add(row_of(self._database, mailbox), additions)
+        if quota is not None and (exceeded := over_quota(self._usage(), quota)):
+            raise exceeded
+        return delivered
 
     def set_uidvalidity(self, mailbox: int, uidvalidity: int) -> Mailbox:
         """For an import that keeps UIDs; nothing changes when the mailbox ever had a message."""

@@ -1,6 +1,6 @@
 """The index of a mailbox: packed records in chunks, and a short tail in the mailbox's own row.
 
-    Owns      IndexRow; load(), append(), change()
+    Owns      IndexRow; load(), record_of(), append(), change()
     Flow      delivery → tail (TAIL_RECORDS at most) → merged into the last chunk → full chunk (CHUNK_RECORDS)
     Files     tables mailbox and chunk; a chunk's id is mailbox id « 32 | the lowest UID it may hold
     Limits    a delivery writes 48 octets and, once in 32, a chunk of 24 KiB
@@ -19,10 +19,18 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from gateway._native import RECORD_OCTETS, crc32c, sum_records
+from gateway._native import RECORD_OCTETS, crc32c, split_records, sum_records
 from gateway.store.database import Database
 from gateway.store.errors import LimitReached, NoSuchMailbox, StoreDamaged
-from gateway.store.model import KEYWORD_BIT, KEYWORDS_MAX, SYSTEM_FLAGS_LOWER, UID_MAX, Mailbox
+from gateway.store.model import (
+    KEYWORD_BIT,
+    KEYWORDS_MAX,
+    SYSTEM_FLAGS_LOWER,
+    UID_MAX,
+    Mailbox,
+    Record,
+    records_of,
+)
 
 TAIL_RECORDS = 32
 CHUNK_RECORDS = 512
@@ -182,6 +190,17 @@ def load(database: Database, row: IndexRow, modseq_above: int = 0) -> Iterator[b
                 yield _checked(*found)
     if row.tail:
         yield row.tail
+
+
+def record_of(database: Database, row: IndexRow, uid: int) -> Record | None:
+    """The message with that UID."""
+    sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1"
+    found = database.row(sql, _bounds(row.id, 0, uid))
+    wanted = struct.pack("<II", uid, uid)
+    for records in (_checked(*found) if found is not None else b"", row.tail):
+        for record in records_of(split_records(records, wanted)[1]):
+            return record
+    return None
 
 
 def first_unseen(database: Database, row: IndexRow) -> tuple[int, int]:

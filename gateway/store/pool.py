@@ -118,6 +118,13 @@ class Pool:
             slot.deliveries.append((delivery, octets, done))
             self._gather(slot, delivery.urgent)
 
+    def hold(self, octets: int) -> bool:
+        """Count what a session holds for the store among what waits for it; False: that would be too much."""
+        if octets > 0 and self._waiting_octets + octets > self._settings.waiting_octets:
+            return False
+        self._waiting_octets += octets
+        return True
+
     async def close(self) -> None:
         """What was submitted is done; then nothing is taken any more, and all files are closed."""
         self._closed = True

@@ -52,6 +52,7 @@ from gateway.store import account_sharing
 from gateway.store.account import AccountFile
 from gateway.store.account_sharing import Access, Listing
 from gateway.store.annotation import Annotation
+from gateway.store.content import LARGE_OCTETS
 from gateway.store.errors import StoreError
 from gateway.store.large import LargeContent
 from gateway.store.maildrop import MaildropLock
@@ -60,11 +61,13 @@ from gateway.store.model import (
     Changes,
     Content,
     Copied,
+    Delivered,
     Delivery,
     Expunged,
     Mailbox,
     Notice,
     Quota,
+    Record,
     Snapshot,
     Stored,
     Usage,
@@ -73,6 +76,7 @@ from gateway.store.notices import Notices
 from gateway.store.pool import DeliveryDone, Pool
 from gateway.store.search import BODY, TEXT
 from gateway.store.shares import Shares
+from gateway.store.upload import NewMessage, Upload
 
 T = TypeVar("T")
 
@@ -289,6 +293,10 @@ class Account:
         """The messages in that order; ask for about a megabyte at a time, others wait meanwhile."""
         return await self._run(lambda file: file.read(keys))
 
+    async def record(self, mailbox: int, uid: int) -> Record | None:
+        """The message with that UID; None: there is none."""
+        return await self._run(lambda file: file.record(mailbox, uid))
+
     async def headers(self, keys: Sequence[int]) -> list[bytes | StoreError]:
         """Header sections with their empty line; bodies are not touched."""
         return await self._run(lambda file: file.headers(keys))
@@ -403,6 +411,44 @@ class Account:
             ),
             lambda stored: [(mailbox, stored.modseq)] if stored.modseq else [],
         )
+
+    def upload_small(self, size: int) -> Upload | None:
+        """For a message of that size, to be kept in memory until discard(); None: upload_large() is the way."""
+        return Upload(self, size) if size <= LARGE_OCTETS and self.hold(size) else None
+
+    def upload_large(self, room: Callable[[], None]) -> Upload:
+        """For one that is written as it comes; room: called when there is room for more of it."""
+        return Upload(self, 0, room)
+
+    def hold(self, octets: int) -> bool:
+        """Count octets of a message that is in memory (negative: is not any more); False: there are too many."""
+        return self._pool.hold(octets)
+
+    def submit(
+        self, work: Callable[[AccountFile], Any], done: Callable[[Any, StoreError | None], None]
+    ) -> None:
+        """For this package: work(file) in a thread; done(result, None) or done(None, error) on the loop."""
+        self._pool.submit(self.name, work, done, create=self._create, notices=_nothing)
+
+    async def append(
+        self, mailbox: int, messages: Sequence[NewMessage], quota: Quota | None = None
+    ) -> list[Delivered]:
+        """Add messages, all or none: one transaction and one sync (RFC 9051 §6.3.12, RFC 3502)."""
+        return await self._run(
+            lambda file: file.append(mailbox, messages, quota),
+            lambda delivered: [(mailbox, delivered[0].modseq)] if delivered else [],
+        )
+
+    async def replace(
+        self, mailbox: int, message: NewMessage, source: int, uid: int, quota: Quota | None = None
+    ) -> tuple[Delivered, Expunged]:
+        """Add the message and remove that UID of mailbox source, or do neither (RFC 8508 §3.1)."""
+        replaced = await self._run(
+            lambda file: file.replace(mailbox, message, source, uid, quota),
+            lambda both: [(mailbox, both[0].modseq), (source, both[1].modseq)],
+        )
+        self._background(AccountFile.reclaim)
+        return replaced
 
     async def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
         """Remove messages; deleted_only: those with \\Deleted (RFC 9051 §6.4.3)."""

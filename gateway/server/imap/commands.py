@@ -10,6 +10,7 @@ from types import ModuleType
 
 from gateway.server.imap import (
     acl,
+    append,
     context,
     copy,
     expunge,
@@ -34,6 +35,7 @@ from gateway.server.imap.state import Handler
 
 MODULES: tuple[ModuleType, ...] = (
     acl,
+    append,
     context,
     copy,
     expunge,

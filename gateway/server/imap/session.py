@@ -17,7 +17,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gateway._native import ImapCommand, ImapSyntaxError, imap_string
 from gateway.accounts.authenticator import Login, Peer
@@ -48,6 +48,7 @@ from gateway.server.session import FLUSH_OCTETS, Session, afterwards
 from gateway.store.errors import StoreError
 from gateway.store.model import Quota
 from gateway.store.store import Account
+from gateway.store.upload import WAITING_OCTETS, Upload
 
 if TYPE_CHECKING:
     from gateway.server.imap.grant import Grant
@@ -56,13 +57,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROGRESS_S = 10.0  # RFC 9585 §4: no more often than every 10 seconds
-
-
-class Upload(Protocol):
-    """Where a literal goes while it comes."""
-
-    def discard(self) -> None:
-        """It is not wanted: the command was refused, or the connection is gone."""
 
 
 class ImapSession(Session):
@@ -314,6 +308,8 @@ class ImapSession(Session):
 
     def flush(self) -> None:
         super().flush()
+        if any(upload.waiting > WAITING_OCTETS for upload in self.uploads):
+            self._connection.pause_reading()  # upload_written() comes
         if self._waiting and self._writable and not self.machine.closing and self.command is not None:
             self._connection.set_deadline(PROGRESS_S)
 
@@ -341,7 +337,7 @@ class ImapSession(Session):
             self.login = None
         self.leave_mailbox()
         self.leave_notify()
-        self._on_abandoned(None, None)
+        self.discard_uploads()
 
     # -- a command ---------------------------------------------------------------------------------------------------
 
@@ -508,9 +504,18 @@ class ImapSession(Session):
             handler.literal(self, command, size)
 
     def _on_abandoned(self, _a: object, _b: object) -> None:
+        self.discard_uploads()
+
+    def discard_uploads(self) -> None:
+        """The command is done, or refused: its literals are stored, or not wanted."""
         for upload in self.uploads:
             upload.discard()
         self.uploads.clear()
+
+    def upload_written(self) -> None:
+        """The disk has taken some of a literal: the client may be read on."""
+        if not self._connection.closed and not self._waiting:
+            self.flush()
 
 
 _DONE = Completed("Completed")
