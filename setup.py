@@ -88,11 +88,14 @@ def kernels() -> list[Extension]:
 
 
 def tools() -> list[Extension]:
-    """The load tool's own kernel, beside its Python (pyproject.toml, package-dir)."""
+    """The load tool's own kernels, beside its Python (pyproject.toml, package-dir)."""
     if KIND == "fuzz":  # of the gateway alone
         return []
-    path = "tools/smtp_blaster/wire.pyx"
-    return [Extension("smtp_blaster.wire", [path], depends=glob("tools/smtp_blaster/*.pxd"), **COMMON)]
+    headers = glob("tools/smtp_blaster/*.pxd")
+    return [
+        Extension(f"smtp_blaster.{Path(path).stem}", [path], depends=headers, **COMMON)
+        for path in sorted(glob("tools/smtp_blaster/*.pyx"))
+    ]
 
 
 def compiled() -> list[Extension]:

@@ -14,6 +14,8 @@ COMMANDS = {
     "smtp": ("cli_source", "smtp"),
     "lmtp": ("cli_source", "lmtp"),
     "submission": ("cli_source", "submission"),
+    "pop3": ("cli_retrieval", "pop3"),
+    "imap": ("cli_retrieval", "imap"),
     "sink": ("cli_sink", "sink"),
     "ledger": ("cli_ledger", "compare_ledgers"),
     "report": ("cli_report", "report"),
@@ -37,4 +39,4 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Loads an SMTP or LMTP server, takes its mail at the other end, and proves what arrived."""
+    """Loads a mail server with SMTP, LMTP, POP3 or IMAP, takes its mail at the other end, and proves what arrived."""

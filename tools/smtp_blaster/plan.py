@@ -15,7 +15,23 @@ import msgspec
 
 REVERSE_PATH = "source@example.test"
 FORWARD_PATH = "sink@example.test"
-PROTOCOLS = ("smtp", "lmtp", "submission")
+PROTOCOLS = ("smtp", "lmtp", "submission", "pop3", "imap")
+# Of a protocol that retrieves: what a task of each mix is.
+MIXES = {
+    "pop3": {
+        "login": "a connection: USER, PASS, STAT, QUIT",
+        "fetch": "a connection: STAT, UIDL, RETR of the newest --newest messages, QUIT",
+        "download": "a connection: STAT, RETR of every message, QUIT",
+    },
+    "imap": {
+        "login": "a connection: LOGIN, SELECT, LOGOUT",
+        "fetch": "NOOP, then of the newest --newest messages UID, FLAGS and size, and their bodies one by one",
+        "search": "one search: by subject, sender, flag, text or date in turn",
+        "phone": "SELECT, envelopes of the newest 50, the beginning of the newest 5, one \\Seen",
+        "desktop": "LIST, STATUS of 10 mailboxes, SELECT, all flags, header fields of the newest 100, bodies of 10",
+        "idle": "a delivery over --deliver; all connections are in IDLE, and those of its mailbox hear of it",
+    },
+}
 TLS_MODES = ("off", "starttls", "implicit")
 ARRIVALS = ("constant", "poisson")
 MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN", "XOAUTH2")  # in the order of preference
@@ -23,6 +39,7 @@ MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN", "XOAUTH2")  # in the order of p
 MESSAGES_MAX = 10_000_000
 DURATION_MAX_S = 3600.0
 MAILBOXES_MAX = 1_000_000  # that one template stands for
+IDLE_MAX_S = 1500.0
 OCTETS_MIN = 300  # header fields and one line
 OCTETS_MAX = 1 << 30
 QUANTILES = 256  # how finely a distribution of sizes is drawn
@@ -59,6 +76,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     retry_s: float = 0.0  # send again, so long after a transient reply or a break; 0 = never
     timeout_s: float = 60.0  # for a reply; then the connection is given up
     patience_s: float = 1.0  # the run ends when no connection became ready for so long
+    mix: str = ""  # of a protocol that retrieves: one of MIXES; "message" is one task of it everywhere else
+    newest: int = 10  # messages that a task of "fetch" takes
+    deliver: str = ""  # "idle": where its mail goes in, lmtp://HOST:PORT or smtp://HOST:PORT
     owned: bool = False  # --i-own-this-target
     seed: int = 1
     run: str = ""  # part of every Message-ID; "" = from the clock
@@ -81,6 +101,8 @@ def check(plan: Plan) -> None:
             "submission asks for AUTH (RFC 6409 §4.3): --auth USER:PASSWORD or --auth-file FILE; "
             "a server that wants none is loaded with `smtp-blaster smtp`"
         )
+    if plan.protocol in MIXES:
+        _check_mix(plan)
     if any(":" not in user for user in plan.auth):
         raise ValueError("auth: expected USER:PASSWORD")
     if plan.arrivals != "constant" and not plan.rate:
@@ -93,6 +115,33 @@ def check(plan: Plan) -> None:
         )
     if plan.duration_s and plan.warmup_s >= plan.duration_s:
         raise ValueError(f"warmup: {plan.warmup_s} s leave nothing of {plan.duration_s} s")
+
+
+def _check_mix(plan: Plan) -> None:
+    mixes = MIXES[plan.protocol]
+    if plan.mix not in mixes:
+        raise ValueError(f"mix {plan.mix!r}: expected one of {', '.join(mixes)}")
+    if not plan.auth:
+        raise ValueError("whose mail? --auth USER:PASSWORD, several times, or --auth-file FILE")
+    if plan.retry_s:
+        raise ValueError("retry is for mail that is sent: a task of a mix is not repeated")
+    if plan.mix != "idle":
+        return
+    parse_delivery(plan.deliver)
+    if plan.duration_s > IDLE_MAX_S:
+        raise ValueError(f"idle: --duration of at most {IDLE_MAX_S:g} s (RFC 2177: IDLE may end after 30 minutes)")
+    if any("@" not in user.partition(":")[0] for user in plan.auth):
+        raise ValueError("idle: mail goes to the users' names, so these must be mailboxes (user@domain)")
+    if plan.processes > len(plan.auth):
+        raise ValueError(f"idle: {plan.processes} processes need as many users, not {len(plan.auth)}")
+
+
+def parse_delivery(text: str) -> tuple[str, str]:
+    """protocol and target of "lmtp://HOST:PORT".  Raises ValueError."""
+    protocol, separator, target = text.partition("://")
+    if protocol not in ("lmtp", "smtp") or not separator or not target:
+        raise ValueError(f"deliver {text!r}: expected lmtp://HOST:PORT or smtp://HOST:PORT")
+    return protocol, target
 
 
 def duration_s(plan: Plan) -> float:

@@ -139,7 +139,7 @@ def _replies(run: Run) -> Table:
     for reply in shown:
         text = reply.text.partition("\n")[0]
         text = text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…"
-        code = f"{reply.code} {reply.enhanced}".strip()
+        code = f"{reply.code or ''} {reply.enhanced}".strip()
         table.add_row(reply.stage, code, text, f"{reply.count:,}", style=_colour(reply.code))
     if len(run.replies) > len(shown):
         table.caption = f"and {len(run.replies) - len(shown)} other kinds"

@@ -172,7 +172,7 @@ def _replies(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "stage": data.STAGE_WORDS.get(reply.stage, reply.stage),
-            "code": reply.code,
+            "code": reply.code or reply.enhanced,
             "text": f"{reply.enhanced} {reply.text}".strip(),
             "count": f"{reply.count:,}",
             "share": f"{100 * reply.count / most:.1f}",

@@ -15,7 +15,7 @@ from hdrh.histogram import HdrHistogram
 
 from smtp_blaster.quantity import in_words
 from smtp_blaster.report_plots import SERIES, Line, Mark, step_of, thin
-from smtp_blaster.result import MESSAGE, Latency, Run, Series
+from smtp_blaster.result import MESSAGE, RETRIEVING, Latency, Run, Series
 
 NS_PER_MS = 1e6
 CURVE_POINTS = 160
@@ -25,6 +25,7 @@ STAGE_WORDS = {
     MESSAGE: "message", "connect": "connect", "tls": "TLS", "greeting": "greeting",
     "hello": "EHLO", "auth": "AUTH", "mail": "MAIL", "rcpt": "RCPT", "data": "DATA", "dot": "content",
     "quit": "QUIT",
+    **{stage: stage.upper() for stage in RETRIEVING}, "announcement": "announcement",
 }  # fmt: skip
 RATES = {"offered": "s4", "accepted": "s0", "refused": "s1", "broken": "s6"}
 

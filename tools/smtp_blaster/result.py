@@ -15,7 +15,13 @@ import msgspec
 SCHEMA = 1
 
 # The stages of a message, in the order in which a connection lives them.
-STAGES = ("connect", "tls", "greeting", "hello", "auth", "mail", "rcpt", "data", "dot", "quit")
+SENDING = ("connect", "tls", "greeting", "hello", "auth", "mail", "rcpt", "data", "dot", "quit")
+# Those of POP3 and IMAP: what they share with sending has the same name.
+RETRIEVING = (
+    "capability", "list", "status", "select", "fetch", "search", "store", "noop", "announcement",
+    "stat", "uidl", "retr", "logout",
+)  # fmt: skip
+STAGES = (*SENDING[:-1], *RETRIEVING, SENDING[-1])
 MESSAGE = "message"  # the whole of it, from its intended start
 
 

@@ -1,7 +1,7 @@
-"""The source: many SMTP or LMTP clients on one loop, sending numbered mail as fast or as often as they are told.
+"""The source: many clients on one loop, sending numbered mail, or retrieving it, as fast or as often as they are told.
 
 Owns      Source (one process's part of a run), Result (what came of it)
-Flow      Source.run → a task a connection → Session → Supply and Tally → Result
+Flow      Source.run → a task a connection → Session (to send), RetrievalSession → Supply and Tally → Result
 Limits    every run ends: plan.messages, plan.duration_s or supply.py's limits, no ready connection for
           plan.patience_s, stop(); then transactions in flight have DRAIN_S
 Errors    a refused or broken transaction is counted, and repeated only when the plan says so (retry_s); a
@@ -28,8 +28,11 @@ from typing import cast
 import msgspec
 
 from smtp_blaster.content import Mail
+from smtp_blaster.imap import ImapSession
 from smtp_blaster.ledger import Ledger
 from smtp_blaster.plan import Plan, check, duration_s
+from smtp_blaster.pop3 import Pop3Session
+from smtp_blaster.retrieval import RetrievalSession
 from smtp_blaster.session import Session
 from smtp_blaster.supply import NEVER_NS, Message, Supply
 from smtp_blaster.tally import HISTOGRAMS, NAMES, TLS, Tally
@@ -45,6 +48,10 @@ DRAIN_S = 30.0  # how long transactions in flight may take after the end
 QUIT_S = 5.0  # and a connection that has none
 FLUSH_S = 0.1  # how much of a ledger a kill of this process may cost; it costs no promise
 TROUBLES_MAX = 10
+
+
+Speaker = Session | RetrievalSession
+SPEAKERS: dict[str, type[Speaker]] = {"pop3": Pop3Session, "imap": ImapSession}  # who else sends mail: Session
 
 
 class Interval(msgspec.Struct, kw_only=True, tag=True):
@@ -130,9 +137,9 @@ class Source:
         self._users = cycle(plan.auth)
         self._tls = _client_context() if plan.tls != "off" else None
         self._waiting: deque[asyncio.Future[Message | None]] = deque()  # connections not open
-        self._idle: deque[Session] = deque()  # open, with nothing to send
+        self._idle: deque[Speaker] = deque()  # open, with nothing to send
         self._opening: set[asyncio.Task[None]] = set()  # connecting, or pausing before it
-        self._sessions: set[Session] = set()
+        self._sessions: set[Speaker] = set()
         self._upgrades: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
         self._wire: Wire | None = None
@@ -201,7 +208,7 @@ class Source:
     def on_ready(self) -> None:
         self._ready_ns = time.monotonic_ns()
 
-    def park(self, session: Session) -> None:
+    def park(self, session: Speaker) -> None:
         """It has nothing to send now."""
         if self.supply.is_over(self.tally.in_flight):
             session.quit()
@@ -229,7 +236,7 @@ class Source:
         if line in self.troubles or len(self.troubles) < TROUBLES_MAX:
             self.troubles[line] = self.troubles.get(line, 0) + 1
 
-    def start_tls(self, session: Session, since_ns: int) -> None:
+    def start_tls(self, session: Speaker, since_ns: int) -> None:
         """Afterwards the session says EHLO again, or its connection is gone."""
 
         async def upgrade() -> None:
@@ -270,7 +277,7 @@ class Source:
 
     async def _serve(self, message: Message) -> bool:
         """A connection from beginning to end; False when it answered no message."""
-        session = Session(self, message)
+        session = SPEAKERS.get(self.plan.protocol, Session)(self, message)
         try:
             if await self._open(session):
                 await session.closed
@@ -286,7 +293,7 @@ class Source:
                 self.supply.put_back(unbegun)
         return session.done > 0
 
-    async def _open(self, session: Session) -> bool:
+    async def _open(self, session: Speaker) -> bool:
         task = asyncio.current_task()
         assert task is not None
         self._opening.add(task)
@@ -306,7 +313,7 @@ class Source:
             session.greet()
         return True
 
-    async def _secure(self, session: Session, since_ns: int) -> bool:
+    async def _secure(self, session: Speaker, since_ns: int) -> bool:
         loop = asyncio.get_running_loop()
         host = parse(self.plan.target)[0]
         assert self._tls is not None

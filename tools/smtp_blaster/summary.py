@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from hdrh.histogram import HdrHistogram
 
-from smtp_blaster.plan import DURATION_MAX_S, MESSAGES_MAX, Plan
+from smtp_blaster.plan import DURATION_MAX_S, MESSAGES_MAX, MIXES, Plan
 from smtp_blaster.result import Latency, ReplyCount, Run, Series, Totals
 from smtp_blaster.source import Answer, Interval, Result
 from smtp_blaster.tally import HIGHEST_NS, NAMES, SIGNIFICANT_DIGITS, value_of
@@ -153,6 +153,8 @@ def run_of(plan: Plan, result: Result, *, tool: str, command: list[str], seconds
 def notes(plan: Plan, result: Result) -> list[str]:
     """What a reader of the figures must know."""
     found = []
+    if plan.mix:
+        found.append(f"a message stands for a task of the mix {plan.mix!r}: {MIXES[plan.protocol][plan.mix]}")
     if result.unsent:
         found.append(
             f"{result.unsent:,} messages were due and never begun: they are in no latency, and would raise it"

@@ -15,10 +15,10 @@ from array import array
 
 from smtp_blaster import result
 
-# What a reply answers or a time belongs to: an index of NAMES.  The first are result.STAGES.
+# What a reply answers or a time belongs to: an index of NAMES.  The first are result.SENDING.
 CONNECT, TLS, GREETING, HELLO, AUTH, MAIL, RCPT, DATA, DOT, QUIT, MESSAGE, STARTTLS, RSET = range(13)
-NAMES = (*result.STAGES, result.MESSAGE, "starttls", "rset")
-HISTOGRAMS = MESSAGE + 1
+NAMES = (*result.SENDING, result.MESSAGE, "starttls", "rset", *result.RETRIEVING)
+HISTOGRAMS = len(NAMES)
 
 SIGNIFICANT_DIGITS = 3
 HIGHEST_NS = 3600 * 10**9

@@ -29,6 +29,7 @@ import msgspec
 import uvloop
 
 from smtp_blaster.content import Mail
+from smtp_blaster.crowd import Crowd
 from smtp_blaster.ledger import Ledger
 from smtp_blaster.plan import Plan
 from smtp_blaster.source import Interval, Result, Source
@@ -70,7 +71,8 @@ def run(plan: Plan, *, watch: Watch | None = None, inside: Inside = contextlib.n
     """
     name = plan.run or f"{time.time_ns():x}"
     mail = Mail(plan, name)
-    sources = [Source(msgspec.structs.replace(plan, ledger=""), part, mail=mail) for part in range(plan.processes)]
+    kind = Crowd if plan.mix == "idle" else Source
+    sources = [kind(msgspec.structs.replace(plan, ledger=""), part, mail=mail) for part in range(plan.processes)]
     if plan.ledger:
         Path(plan.ledger).write_bytes(b"")
     context = multiprocessing.get_context("fork")
