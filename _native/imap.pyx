@@ -232,6 +232,8 @@ cdef class ImapReader:
     cdef void keep_tail(self, octets_t p, Py_ssize_t n) noexcept:
         # The last octets of the line that is being skipped.
         cdef Py_ssize_t old
+        if n == 0:
+            return
         if n >= TAIL_OCTETS:
             memcpy(self.tail, p + n - TAIL_OCTETS, TAIL_OCTETS)
             self.tail_octets = TAIL_OCTETS
