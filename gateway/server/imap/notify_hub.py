@@ -99,15 +99,8 @@ def differences(before: Snapshot, after: Snapshot) -> Iterator[Event]:
     for number, old in before.rows.items():
         if number not in after.rows:
             yield Deleted(old)
-    moved = {
-        name
-        for old, new in renamed.items()
-        if old in before.subscribed and new in after.subscribed
-        for name in (old, new)
-    }
     for name in sorted(before.subscribed ^ after.subscribed):
-        if name not in moved:
-            yield SubscriptionChanged(name)
+        yield SubscriptionChanged(name)
 
 
 def _came_along(old: str, new: str, renamed: Mapping[str, str]) -> bool:
