@@ -14,7 +14,6 @@ from array import array
 from typing import TYPE_CHECKING
 
 from gateway._native import (
-    PICK_ARRIVAL,
     PICK_DATE,
     PICK_MESSAGE,
     PICK_NUMBER,
@@ -42,14 +41,13 @@ async def threads_of(account: Account, found: Found, algorithm: bytes, uid: bool
     """The found messages as THREAD tells them.  Raises StoreError, ValueError for too many."""
     numbers = found.pick(PICK_UID if uid else PICK_NUMBER)
     keys = array("Q", found.pick(PICK_MESSAGE))
+    dates = found.pick(PICK_DATE)
     if algorithm == b"REFS":
-        dates = found.pick(PICK_ARRIVAL)
         references = await account.texts(REFERENCES, keys)
         return await elsewhere(
             len(keys),
             lambda: thread_references(numbers, references, dates, b"", b"", _SEED, newest=True),
         )
-    dates = found.pick(PICK_DATE)
     sort_keys = await account.texts(SORT_KEYS, keys)
     subjects = await elsewhere(len(keys), lambda: rank_texts(sort_keys, SUBJECT))
     if algorithm == b"ORDEREDSUBJECT":
