@@ -15,9 +15,11 @@ Standards RFC 1939, RFC 2449 (CAPA, response codes, PIPELINING), RFC 2595 (STLS)
 
 from __future__ import annotations
 
+from array import array
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 
 from gateway._native import DataEncoder, find_line
 from gateway.protocol.smtp_server import LocalProtocolError
@@ -503,7 +505,7 @@ class Pop3ServerMachine:
 
     def _on_quit(self, _argument: str) -> Event:
         deleted = self._deleted
-        indices = [i for i, mark in enumerate(deleted) if mark] if self.deleted_count else []
+        indices = array("I", compress(range(len(deleted)), deleted) if self.deleted_count else ())
         return self._wait(UPDATE, indices)
 
     def _ask(self, keyword: str, argument: str, least: int, most: int) -> Event | None:
@@ -512,9 +514,10 @@ class Pop3ServerMachine:
         if not least <= len(words) <= most:
             self._err(f"{keyword} takes {'a message number' if most == 1 else 'a message number and a count of lines'}")
             return None
-        if not all(word.isascii() and word.isdigit() and len(word) < 11 for word in words):
-            self._err("Not a number")
-            return None
+        for word in words:
+            if not (word.isascii() and word.isdigit() and len(word) < 11):
+                self._err("Not a number")
+                return None
         if self._sizes is None:
             self._resume = (keyword, words)
             return self._wait(TABLE)

@@ -1,8 +1,9 @@
 """A maildrop: what POP3 and POP2 see of a mailbox between login and QUIT.
 
 Owns      Maildrop
-Flow      load() → sizes, unique ids; fetch() → ready() … ; remove() at the end, mark_seen() whatever the end
-Limits    12 octets a message; READ_OCTETS of messages read ahead, or one message that is larger
+Flow      load() → sizes, unique ids; fetch() → ready() …, or open_large()
+          → remove() at QUIT, mark_seen() however it ended
+Limits    18 octets a message; READ_OCTETS of messages read ahead
 Errors    those of the store
 Blocking  never: the store reads in its threads, some messages ahead of a client that fetches one after the other
 Standards RFC 1939 §4 (messages that arrive after the login are not part of it), §7 (UIDL)
@@ -12,18 +13,23 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, Protocol
 
 from gateway._native import record_column
 from gateway.mail.imap_facts import ORIGIN, section
 from gateway.mail.unique_id import UniqueIds
 from gateway.store.errors import StoreError
+from gateway.store.large import LargeContent
 from gateway.store.model import SEEN, Content, Mailbox, ranges_of
 from gateway.store.store import Account
 
-READ_OCTETS = 1 << 20  # read at once
+READ_OCTETS = 1 << 20  # read at once; a message above it is read in slices
 READ_MESSAGES = 512
 LOG_MESSAGES = 1000  # looked up at once
+CHANGE_MESSAGES = 20_000  # in one transaction: others wait meanwhile
+
+_IS_UNSEEN = bytes(not flags & SEEN for flags in range(256))
 
 
 class Trace(Protocol):
@@ -42,26 +48,32 @@ class Maildrop:
         self._unique_ids = unique_ids
         self._uids = array("I")
         self._keys = array("Q")
-        self._unseen = bytearray()  # 1: without \Seen so far
-        self._fetched: set[int] = set()  # indices that were without \Seen
+        self._unseen = b""  # 1: without \Seen so far
+        self._fetched = bytearray()  # 1: was without \Seen, and the client has it now
         self._ahead: dict[int, Content | StoreError] = {}
         self._window = 1  # messages to read next time
         self._next = -1  # the index that would continue what was read
 
     async def load(self) -> None:
         """Read the index: sizes and unique ids are known afterwards."""
-        snapshot = await self.account.snapshot(self.mailbox.id)
-        sizes, flags = array("I"), array("Q")
-        for chunk in snapshot.chunks:
-            self._uids.frombytes(record_column(chunk, "uid"))
-            sizes.frombytes(record_column(chunk, "size"))
-            flags.frombytes(record_column(chunk, "flags"))
-            self._keys.frombytes(record_column(chunk, "message"))
-        count = len(self._uids)
-        while count and self._uids[count - 1] >= self.mailbox.uidnext:  # it came after the login
+        uids, sizes, keys = self._uids, array("I"), self._keys
+        unseen = bytearray()
+        more = True
+        while more and (not uids or uids[-1] < self.mailbox.uidnext):
+            chunks, more = await self.account.records_after(
+                self.mailbox.id, uids[-1] if uids else 0
+            )
+            for chunk in chunks:
+                uids.frombytes(record_column(chunk, "uid"))
+                sizes.frombytes(record_column(chunk, "size"))
+                keys.frombytes(record_column(chunk, "message"))
+                unseen += record_column(chunk, "flags")[::8].translate(_IS_UNSEEN)
+        count = len(uids)
+        while count and uids[count - 1] >= self.mailbox.uidnext:  # it came after the login
             count -= 1
-        del self._uids[count:], sizes[count:], self._keys[count:]
-        self._unseen = bytearray(not flags[i] & SEEN for i in range(count))
+        del uids[count:], sizes[count:], keys[count:]
+        self._unseen = bytes(unseen[:count])
+        self._fetched = bytearray(count)
         self.sizes = sizes
 
     def unique_id(self, index: int) -> bytes:
@@ -70,9 +82,13 @@ class Maildrop:
     def ready(self, index: int) -> Content | StoreError | None:
         """The message, when it was read ahead."""
         content = self._ahead.pop(index, None)
-        if content is not None and self._unseen[index]:
-            self._fetched.add(index)
+        if content is not None:
+            self._fetched[index] = self._unseen[index]
         return content
+
+    def note_fetched(self, index: int) -> None:
+        """The client has this message."""
+        self._fetched[index] = self._unseen[index]
 
     async def fetch(self, index: int) -> Content | StoreError:
         """Read the message, and more behind it the longer the client goes on one after the other."""
@@ -90,6 +106,16 @@ class Maildrop:
         assert content is not None
         return content
 
+    async def open_large(self, index: int) -> LargeContent | None:
+        """One that is too large to be read at once, checked, to be closed; None: fetch() and peek() are the way."""
+        if self.sizes[index] <= READ_OCTETS:
+            return None
+        large = await self.account.open_large(self._keys[index])
+        if large is not None and not large.header:  # longer than the store keeps apart
+            self.account.close_large(large)
+            return None
+        return large
+
     async def peek(self, index: int, *, header_only: bool) -> Content | StoreError:
         """The message, or its header section alone, without having fetched it."""
         key = self._keys[index : index + 1]
@@ -99,29 +125,31 @@ class Maildrop:
         return header if isinstance(header, StoreError) else Content(header, b"")
 
     async def remove(self, indices: Sequence[int], trace: Trace) -> None:
-        """They are gone when this returns."""
-        if indices:
-            await self._tell(self._fetched.intersection(indices), trace)
-            self._fetched.difference_update(indices)
-            uids = self._uids
+        """They are gone when this returns; when it raises, maybe some are."""
+        for start in range(0, len(indices), CHANGE_MESSAGES):
+            part = indices[start : start + CHANGE_MESSAGES]
+            await self._tell([i for i in part if self._fetched[i]], trace)
+            for i in part:
+                self._fetched[i] = 0
             await self.account.expunge(
-                self.mailbox.id, ranges_of(uids[i] for i in indices), deleted_only=False
+                self.mailbox.id, ranges_of(self._uids[i] for i in part), deleted_only=False
             )
 
     async def mark_seen(self, trace: Trace) -> None:
         """What was fetched for the first time gets \\Seen."""
-        if self._fetched:
-            fetched, self._fetched = self._fetched, set()
-            await self._tell(fetched, trace)
+        fetched, self._fetched = self._fetched, bytearray(len(self._fetched))
+        indices = array("I", compress(range(len(fetched)), fetched))
+        for start in range(0, len(indices), CHANGE_MESSAGES):
+            part = indices[start : start + CHANGE_MESSAGES]
+            await self._tell(part, trace)
             await self.account.store(
-                self.mailbox.id, ranges_of(self._uids[i] for i in fetched), add=("\\Seen",)
+                self.mailbox.id, ranges_of(self._uids[i] for i in part), add=("\\Seen",)
             )
 
-    async def _tell(self, fetched: set[int], trace: Trace) -> None:
+    async def _tell(self, fetched: Sequence[int], trace: Trace) -> None:
         """The trace of these messages' delivery ends with their first reader."""
-        indices = sorted(fetched)
-        for start in range(0, len(indices), LOG_MESSAGES):
-            part = indices[start : start + LOG_MESSAGES]
+        for start in range(0, len(fetched), LOG_MESSAGES):
+            part = fetched[start : start + LOG_MESSAGES]
             facts = await self.account.facts([self._keys[i] for i in part])
             for i, packed in zip(part, facts, strict=True):
                 if isinstance(packed, bytes) and (origin := section(packed, ORIGIN)):
@@ -133,17 +161,12 @@ class Maildrop:
                     )
 
 
-def pieces_of(content: Content) -> list[bytes]:
-    return [content.header, content.body] if content.body else [content.header]
-
-
-def first_lines(content: Content, lines: int) -> list[bytes]:
-    """The header and so many lines of the body (TOP)."""
-    body = content.body
+def first_lines(body: bytes, lines: int) -> tuple[bytes, int]:
+    """(so many lines of it, how many are missing)."""
     at = 0
-    for _ in range(min(lines, len(body))):
+    for missing in range(lines, 0, -1):
         end = body.find(b"\n", at) + 1
         if not end:
-            return pieces_of(content)
+            return body, missing
         at = end
-    return [content.header, body[:at]]
+    return body[:at], 0

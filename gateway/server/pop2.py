@@ -16,9 +16,10 @@ from typing import Any
 
 from gateway.accounts.model import Refusal
 from gateway.protocol import pop2
-from gateway.server.maildrop import Maildrop, pieces_of
+from gateway.server.maildrop import Maildrop
 from gateway.server.pop3 import PopSession
 from gateway.store.errors import NoSuchMailbox, StoreError
+from gateway.store.model import Content
 
 
 class Pop2Session(PopSession):
@@ -83,15 +84,24 @@ class Pop2Session(PopSession):
         self.later(self._retrieve(index))
 
     async def _retrieve(self, index: int) -> None:
+        maildrop = self._maildrop
+        content: Content | StoreError
         try:
-            content = self._maildrop.ready(index) or await self._maildrop.fetch(index)
+            large = await maildrop.open_large(index)
+            if large is not None:
+                maildrop.note_fetched(index)
+                self.count(large.size)
+                self.machine.content([large.header])
+                await self.stream(large, None)
+                return
+            content = maildrop.ready(index) or await maildrop.fetch(index)
         except StoreError as error:
             content = error
         if isinstance(content, StoreError):
             self.refuse(content)
             return
-        self.count(content)
-        self.machine.content(pieces_of(content))
+        self.count(maildrop.sizes[index])
+        self.machine.content([content.header, content.body])
         self.machine.end_content()
 
     def _on_leave(self, _a: object, _b: object) -> None:

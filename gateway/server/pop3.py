@@ -2,7 +2,7 @@
 
 Owns      Pop3Service (what the sessions of one listener share) and Pop3Session
 Flow      see session.py; a login locks the maildrop, QUIT removes what was deleted, both in the store's threads
-Limits    the maildrop's own (maildrop.py), one session an account
+Limits    the maildrop's own (maildrop.py), one session an account; of a large message a slice at a time
 Errors    those of the store become [SYS/TEMP] or [SYS/PERM] (RFC 3206); the session goes on
 Blocking  never
 Security  deletions happen at QUIT alone; a session that breaks removes nothing
@@ -15,6 +15,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from gateway.accounts.authenticator import Authenticator, Login, Peer
@@ -23,9 +24,10 @@ from gateway.mail.surrogate import surrogate_header
 from gateway.mail.unique_id import UniqueIds
 from gateway.net.tls import certificate_names
 from gateway.protocol import pop3
-from gateway.server.maildrop import Maildrop, first_lines, pieces_of
-from gateway.server.session import Service, Session, afterwards
+from gateway.server.maildrop import Maildrop, first_lines
+from gateway.server.session import FLUSH_OCTETS, Service, Session, afterwards
 from gateway.store.errors import StoreBusy, StoreError, TooSoon
+from gateway.store.large import LargeContent
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import Content
 from gateway.store.store import Store
@@ -141,11 +143,34 @@ class PopSession(Session):
         service = self._service
         service.log.event("fetched", session=self.session_id, service=service.name, **fields)
 
-    def count(self, content: Content) -> None:
+    def count(self, octets: int) -> None:
+        """The client has a message."""
         self.retrieved += 1
         metrics = self._service.metrics
         metrics.retrieved_total += 1
-        metrics.retrieved_octets_total += len(content.header) + len(content.body)
+        metrics.retrieved_octets_total += octets
+
+    async def stream(self, large: LargeContent, lines: int | None) -> None:
+        """Answer RETRIEVE with the body, or so many lines of it, as fast as the client reads; then it is closed."""
+        account = self._maildrop.account
+        at = len(large.header)
+        try:
+            while at < large.size and lines != 0:
+                end = min(at + FLUSH_OCTETS, large.size)
+                piece = await account.with_large(large, partial(LargeContent.read, start=at, end=end))
+                at = end
+                if lines is not None:
+                    piece, lines = first_lines(piece, lines)
+                self.machine.content([piece])
+                await self.write_out()
+        except StoreError as error:  # half of it is out: only the end of the connection says so
+            logger.error("session %s: %s", self.session_id, error)
+            self._reason = str(error)
+            self.machine.stop()
+            return
+        finally:
+            account.close_large(large)
+        self.machine.end_content()
 
     def closed(self) -> None:
         if self._login is not None:
@@ -196,7 +221,10 @@ class Pop3Session(PopSession):
         return _LAST_WORDS[reason]
 
     def on_event(self, kind: int, a: Any, b: Any) -> None:
-        _HANDLERS[kind](self, a, b)
+        if kind == pop3.RETRIEVE:
+            self._retrieve_now(a, b)
+        else:
+            _HANDLERS[kind](self, a, b)
 
     # -- AUTHORIZATION -----------------------------------------------------------------------------------------------
 
@@ -276,56 +304,73 @@ class Pop3Session(PopSession):
         if event is not None:  # the command that asked was RETR or TOP
             await self._retrieve(*cast("tuple[int, int | None]", event[1:]))
 
-    def _on_retrieve(self, index: int, lines: int | None) -> None:
+    def _retrieve_now(self, index: int, lines: int | None) -> None:
         content = self._maildrop.ready(index) if lines is None else None
         if content is None:
             self.later(self._retrieve(index, lines))
         else:
-            self._send(index, lines, content)
+            self._send(index, content)
 
     async def _retrieve(self, index: int, lines: int | None) -> None:
         maildrop = self._maildrop
-        content: Content | StoreError
         try:
-            if lines is None:
-                content = await maildrop.fetch(index)
+            large = await maildrop.open_large(index) if lines != 0 else None
+            if large is not None:
+                await self._send_large(index, lines, large)
+            elif lines is None:
+                self._send(index, await maildrop.fetch(index))
             else:
                 content = await maildrop.peek(index, header_only=lines == 0)
+                self._send_top(index, content, lines)
         except StoreError as error:
-            content = error
-        self._send(index, lines, content)
+            self.refuse(error)
 
-    def _send(self, index: int, lines: int | None, content: Content | StoreError) -> None:
+    def _send(self, index: int, content: Content | StoreError) -> None:
         if isinstance(content, StoreError):
             self.refuse(content)
             return
+        self.count(len(content.header) + len(content.body))
+        self._begin(index, content.header, content.body)
+        self.machine.end_content()
+
+    def _send_top(self, index: int, content: Content | StoreError, lines: int) -> None:
+        if isinstance(content, StoreError):
+            self.refuse(content)
+            return
+        self._begin(index, content.header, first_lines(content.body, lines)[0])
+        self.machine.end_content()
+
+    async def _send_large(self, index: int, lines: int | None, large: LargeContent) -> None:
+        """Its body is never in memory whole."""
         if lines is None:
-            self.count(content)
-            pieces = pieces_of(content)
-        else:
-            pieces = first_lines(content, lines)
+            self._maildrop.note_fetched(index)
+            self.count(large.size)
+        self._begin(index, large.header, b"")
+        await self.stream(large, lines)
+
+    def _begin(self, index: int, header: bytes, body: bytes) -> None:
+        """The first line, the header section, and what is there of the body."""
         machine = self.machine
-        if not machine.utf8 and not pieces[0].isascii():
-            pieces[0] = surrogate_header(pieces[0])  # RFC 6856 §2.1
+        if not machine.utf8 and not header.isascii():
+            header = surrogate_header(header)  # RFC 6856 §2.1
         machine.begin_content(self._maildrop.sizes[index])
-        machine.content(pieces)
-        machine.end_content()
+        machine.content([header, body])
 
     # -- UPDATE ------------------------------------------------------------------------------------------------------
 
-    def _on_update(self, indices: list[int], _b: object) -> None:
+    def _on_update(self, indices: Sequence[int], _b: object) -> None:
         if indices:
             self.later(self._update(indices))
         else:
             self.machine.updated("Bye")
 
-    async def _update(self, indices: list[int]) -> None:
+    async def _update(self, indices: Sequence[int]) -> None:
         left = len(self._maildrop.sizes) - len(indices)
         try:
             await self.remove(indices)
         except StoreError as error:
             code = "SYS/TEMP" if error.transient else "SYS/PERM"
-            self.machine.update_failed(f"[{code}] Nothing was deleted: {error}")
+            self.machine.update_failed(f"[{code}] Not all of them were deleted: {error}")
         else:
             self.machine.updated(f"Bye, {left} messages left")
 
@@ -347,7 +392,7 @@ _HANDLERS: list[Callable[[Pop3Session, Any, Any], None]] = [
     Pop3Session._on_auth_cancelled,
     Pop3Session._on_stls,
     Pop3Session._on_table,
-    Pop3Session._on_retrieve,
+    Pop3Session._retrieve_now,
     Pop3Session._on_update,
     Pop3Session._on_quit,
 ]

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import ssl
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -34,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 UNREAD_OCTETS_MAX = 65_536  # input kept while a decision waits; reading pauses above it
 FLUSH_OCTETS = 262_144  # output collected before it is written: what the kernel takes at once
+JOIN_OCTETS = 16_384  # copying so much costs less than a list of buffers does on its way to the kernel
 LINGER_S = 10.0  # for a peer that does not read our last line
 
 
@@ -71,7 +71,7 @@ class Service(msgspec.Struct, kw_only=True):
     tls: TlsContexts | None
 
 
-class Session(ABC):
+class Session:
     """Drives one Machine over one Connection; a protocol adds what its events mean and its last words."""
 
     __slots__ = (
@@ -83,6 +83,7 @@ class Session(ABC):
         "_started",
         "_tasks",
         "_tls_text",
+        "_until_read",
         "_waiting",
         "_writable",
         "account_name",
@@ -108,30 +109,31 @@ class Session(ABC):
         self._writable = True
         self._reason = "quit"
         self._tls_text = ""
+        self._until_read: asyncio.Future[None] | None = None  # write_out() waits for the client
         self._started = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # -- what a protocol fills in ------------------------------------------------------------------------------------
+    # -- what a protocol fills in (no ABC: a compiled class has no metaclass) ------------------------------------------
 
-    @abstractmethod
     def open(self, *, tls: bool, refusal: str) -> None:
         """Make the machine and greet; refusal: why the session ends at once, "" when it does not."""
+        raise NotImplementedError
 
-    @abstractmethod
     def on_event(self, kind: int, a: Any, b: Any) -> None:
         """Answer one event of the machine, now or, after wait(), later."""
+        raise NotImplementedError
 
-    @abstractmethod
     def last_words(self, reason: str) -> bytes:
         """The line that says why we close: "timeout", "shutdown", "error"."""
+        raise NotImplementedError
 
-    @abstractmethod
     def idle_s(self) -> float:
         """How long the client may say nothing in this state; 0: for ever."""
+        raise NotImplementedError
 
-    @abstractmethod
     def closed(self) -> None:
         """Give back what the session holds: the maildrop's lock, open files."""
+        raise NotImplementedError
 
     def tls_started(self) -> None:
         """The upgrade is done: what was said before is forgotten."""
@@ -208,6 +210,11 @@ class Session(ABC):
         # A client that does not read its responses gets no more of them, and is not read either.
         self._writable = ready
         if ready:
+            if self._until_read is not None:
+                if not self._until_read.done():
+                    self._until_read.set_result(None)
+                self._until_read = None
+                self._connection.deadline = 0.0
             if not self._waiting:
                 self.pump()
         else:
@@ -231,7 +238,8 @@ class Session(ABC):
             while not self._waiting and self._writable and not machine.closing:
                 event = machine.next_event()
                 if event is not None:
-                    self.on_event(*event)
+                    kind, a, b = event
+                    self.on_event(kind, a, b)
                     if machine.queued_octets > FLUSH_OCTETS:
                         self._write()
                 elif machine.listing:
@@ -292,12 +300,21 @@ class Session(ABC):
 
     def _write(self) -> bool:
         """True when there was anything to send."""
-        out = self.machine.data_to_send()
-        if len(out) == 1:
-            self._connection.write(out[0])
+        machine = self.machine
+        is_small = machine.queued_octets <= JOIN_OCTETS and not machine.listing
+        out = machine.data_to_send()
+        if is_small and out:
+            self._connection.write(b"".join(out))
         elif out:
             self._connection.writelines(out)
         return bool(out)
+
+    async def write_out(self) -> None:
+        """Send what was collected; goes on when the client has taken most of it.  For later() only."""
+        self._write()
+        if not self._writable and not self._connection.closed:
+            self._until_read = asyncio.get_running_loop().create_future()
+            await self._until_read
 
     def end(self, reason: str) -> None:
         """Say why, and close."""

@@ -35,7 +35,7 @@ from gateway.store.errors import (
     StoreBusy,
     StoreError,
 )
-from gateway.store.index import IndexRow, all_rows, first_unseen, load, record_of, row_of
+from gateway.store.index import IndexRow, all_rows, first_unseen, load, load_after, record_of, row_of
 from gateway.store.large import LargeContent
 from gateway.store.mailboxes import Mailboxes
 from gateway.store.messages import Addition, Messages
@@ -298,6 +298,11 @@ class AccountFile:
         """The message with that UID; None: there is none."""
         with self._database.read():
             return record_of(self._database, row_of(self._database, mailbox), uid)
+
+    def records_after(self, mailbox: int, uid: int, chunks: int) -> tuple[list[bytes], bool]:
+        """Packed records above that UID, about so many chunks of them; False: that is all."""
+        with self._database.read():
+            return load_after(self._database, row_of(self._database, mailbox), uid, chunks)
 
     def changes(self, mailbox: int, modseq: int) -> Changes:
         with self._database.read():

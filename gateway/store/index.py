@@ -1,6 +1,6 @@
 """The index of a mailbox: packed records in chunks, and a short tail in the mailbox's own row.
 
-    Owns      IndexRow; load(), record_of(), append(), change()
+    Owns      IndexRow; load(), load_after(), record_of(), append(), change()
     Flow      delivery → tail (TAIL_RECORDS at most) → merged into the last chunk → full chunk (CHUNK_RECORDS)
     Files     tables mailbox and chunk; a chunk's id is mailbox id « 32 | the lowest UID it may hold
     Limits    a delivery writes 48 octets and, once in 32, a chunk of 24 KiB
@@ -190,6 +190,32 @@ def load(database: Database, row: IndexRow, modseq_above: int = 0) -> Iterator[b
                 yield _checked(*found)
     if row.tail:
         yield row.tail
+
+
+def load_after(
+    database: Database, row: IndexRow, uid: int, chunks: int
+) -> tuple[list[bytes], bool]:
+    """The records above that UID, about so many chunks of them, in order; False: that is all."""
+    low, high = _bounds(row.id, uid, UID_MAX)
+    first = database.row(
+        "SELECT max(id) FROM chunk WHERE id BETWEEN ? AND ?", (row.id << 32, low)
+    )
+    start = first[0] if first is not None and first[0] is not None else low
+    found: list[bytes] = []
+    sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+    for chunk in database.execute(sql, (start, high, chunks + 1)):
+        found.append(_above(_checked(*chunk), uid))
+    more = len(found) > chunks
+    if not more:
+        found.append(_above(row.tail, uid))
+    return [records for records in found if records], more
+
+
+def _above(records: bytes, uid: int) -> bytes:
+    """Those of the records whose UID is above that."""
+    if not records or int.from_bytes(records[:4], "little") > uid:
+        return records
+    return split_records(records, struct.pack("<II", uid + 1, UID_MAX))[1]
 
 
 def record_of(database: Database, row: IndexRow, uid: int) -> Record | None:

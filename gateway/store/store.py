@@ -275,6 +275,12 @@ class Account:
         """The mailbox and the packed records of all its messages, of one moment."""
         return await self._run(lambda file: file.snapshot(mailbox))
 
+    async def records_after(
+        self, mailbox: int, uid: int = 0, chunks: int = 64
+    ) -> tuple[list[bytes], bool]:
+        """Packed records above that UID, a bounded number (64 chunks: 1.5 MiB); False: that is all."""
+        return await self._run(lambda file: file.records_after(mailbox, uid, chunks))
+
     async def changes(self, mailbox: int, modseq: int) -> Changes:
         """What happened after that MODSEQ."""
         return await self._run(lambda file: file.changes(mailbox, modseq))

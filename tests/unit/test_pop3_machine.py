@@ -78,7 +78,7 @@ class Store:
             machine.content([content])
             machine.end_content()
         elif kind == pop3.UPDATE:
-            self.removed = a  # type: ignore[assignment]
+            self.removed = list(a)  # type: ignore[call-overload]
             machine.updated("Bye")
         elif kind == pop3.STLS:
             machine.accept_tls()

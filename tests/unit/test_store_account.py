@@ -624,3 +624,23 @@ def test_two_make_an_account_at_once(tmp_path: Path) -> None:
     assert deliver(file, message(1))[0].uid == 1
     file.close()
     other.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_records_are_read_in_ranges(file: AccountFile) -> None:
+    """Above a UID, whatever chunk it is in, and whatever was expunged."""
+    inbox = file.mailbox("INBOX").id
+    for at in range(0, 40, 5):
+        file.add(inbox, [(b"Subject: %d\r\n\r\n" % n, (), 0, "", 0) for n in range(at, at + 5)])
+    file.expunge(inbox, ranges_of(range(6, 18)), deleted_only=False)
+    left = [uid for uid in range(1, 41) if not 6 <= uid < 18]
+    for start in range(41):
+        for chunks in (1, 2, 100):
+            found: list[int] = []
+            at, more = start, True
+            while more:
+                parts, more = file.records_after(inbox, at, chunks)
+                assert len(parts) <= chunks + 2
+                found += [record.uid for part in parts for record in records_of(part)]
+                at = found[-1] if found else at
+            assert found == [uid for uid in left if uid > start], (start, chunks)

@@ -119,7 +119,7 @@ class Server:
             machine.end_content()
         elif kind == pop3.UPDATE:
             assert machine.authenticated
-            self.deleted = a  # type: ignore[assignment]
+            self.deleted = list(a)  # type: ignore[call-overload]
             machine.updated("Bye")
         return None
 
