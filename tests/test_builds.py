@@ -123,6 +123,9 @@ def test_editable_install_and_rebuild(unpacked: Path, tmp_path: Path) -> None:
         if "crc32c" in path.read_text() or "logwriter.h" in path.read_text()
     }
     assert users
+    for path in (unpacked / "_native").glob("*.pyx"):
+        if path.stem not in users:
+            path.unlink()  # all have all headers for dependencies, and need not be built to see it
     os.utime(unpacked / "_native" / "crc32c.h")
     run(*build, cwd=unpacked, GATEWAY_BUILD="release")
     after = {path.name: path.stat().st_mtime_ns for path in (unpacked / "gateway/_native").glob("*.so")}
