@@ -22,6 +22,8 @@ RECORD_OCTETS = sizeof(record_t)
 cdef enum:
     SEEN = 1
     DELETED = 8
+    KEYWORD_BIT = 8
+    KEYWORDS_MAX = 56
 
 
 cdef class _Octets:
@@ -132,6 +134,49 @@ def split_records(records, ranges, uint64_t must=0):
                 stays[kept] = source[i]
                 kept += 1
     return stay[: kept * sizeof(record_t)], leave[: removed * sizeof(record_t)]
+
+
+def copy_records(records, uint32_t first_uid, uint64_t modseq, uint32_t save_date, keyword_bits=None):
+    """The records as they are in another mailbox: UIDs from first_uid on, that modseq and save date.
+
+    keyword_bits: the bit that each keyword of theirs (bit 8, 9 …) has there, an octet each; None: the same.
+    """
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t i, bit, bits = 0
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, octets.view.len)
+    cdef record_t *target = <record_t *>PyBytes_AS_STRING(result)
+    cdef const unsigned char *to = NULL
+    cdef uint64_t flags
+    if keyword_bits is not None:
+        to = keyword_bits
+        bits = len(keyword_bits)
+        if bits > KEYWORDS_MAX:
+            raise ValueError(f"{bits} keywords")
+    for i in range(count):
+        target[i] = source[i]
+        target[i].uid = first_uid + <uint32_t>i
+        target[i].modseq = modseq
+        target[i].save_date = save_date
+        if to != NULL and source[i].flags >> KEYWORD_BIT:
+            flags = source[i].flags & ((1 << KEYWORD_BIT) - 1)
+            for bit in range(bits):
+                if source[i].flags >> (KEYWORD_BIT + bit) & 1:
+                    flags |= <uint64_t>1 << (to[bit] & 63)
+            target[i].flags = flags
+    return result
+
+
+def or_flags(records):
+    """The flags that any of the records has."""
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef Py_ssize_t i
+    cdef uint64_t flags = 0
+    for i in range(octets.view.len // <Py_ssize_t>sizeof(record_t)):
+        flags |= source[i].flags
+    return flags
 
 
 def find_records(records, uint64_t must=0, uint64_t must_not=0, uint64_t modseq_above=0):

@@ -158,7 +158,9 @@ from gateway._native.smtp import (
 )
 from gateway._native.store_index import (
     RECORD_OCTETS,
+    copy_records,
     find_records,
+    or_flags,
     record_column,
     records_ascend,
     split_records,
@@ -248,6 +250,7 @@ __all__ = [
     "Part",
     "ReplyParser",
     "body_of",
+    "copy_records",
     "crc32c",
     "decode_base64",
     "decode_utf7",
@@ -281,6 +284,7 @@ __all__ = [
     "match_records",
     "newer_records",
     "numbers_to_uids",
+    "or_flags",
     "pack_texts",
     "parse_command",
     "parse_date",

@@ -145,6 +145,7 @@ __all__ = [
     "Part",
     "ReplyParser",
     "body_of",
+    "copy_records",
     "crc32c",
     "decode_base64",
     "decode_utf7",
@@ -178,6 +179,7 @@ __all__ = [
     "match_records",
     "newer_records",
     "numbers_to_uids",
+    "or_flags",
     "pack_texts",
     "parse_command",
     "parse_date",
@@ -600,6 +602,17 @@ def store_flags(
 
 def split_records(records: Buffer, ranges: Buffer, must: int = 0) -> tuple[bytes, bytes]:
     """(records outside of the ranges or without a flag of must, the others): kept and removed, in order."""
+
+def copy_records(
+    records: Buffer, first_uid: int, modseq: int, save_date: int, keyword_bits: bytes | None = None
+) -> bytes:
+    """The records as they are in another mailbox: UIDs from first_uid on, that modseq and save date.
+
+    keyword_bits: the bit that each keyword of theirs (bit 8, 9 …) has there, an octet each; None: the same.
+    """
+
+def or_flags(records: Buffer) -> int:
+    """The flags that any of the records has."""
 
 def find_records(
     records: Buffer, must: int = 0, must_not: int = 0, modseq_above: int = 0

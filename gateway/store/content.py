@@ -184,6 +184,22 @@ class Contents:
         """What mail.imap_facts packed at delivery."""
         return self._column("facts", keys)
 
+    def joined_facts(self, keys: Sequence[int]) -> bytes | list[bytes | StoreError]:
+        """The same, all in one: they tell their lengths themselves; a list where some cannot be had.
+
+        One row instead of one for each message halves the cost.
+        """
+        sql = (
+            "SELECT count(*), CAST(group_concat(m.facts, '') AS BLOB) "
+            "FROM carray(?) k CROSS JOIN message m ON m.id=k.value"
+        )
+        with contextlib.suppress(apsw.CorruptError):
+            found = self._database.row(sql, (apsw.carray(array("q", keys)),))
+            if found is not None and found[0] == len(keys):
+                octets: bytes = found[1]
+                return octets
+        return self.facts(keys)
+
     def _column(self, name: str, keys: Sequence[int]) -> list[bytes | StoreError]:
         rows = self._rows(name, keys)
         found: list[bytes | StoreError] = []
@@ -200,7 +216,7 @@ class Contents:
         sql = f"SELECT m.id, {columns} FROM carray(?) k CROSS JOIN message m ON m.id=k.value"
         found: dict[int, tuple[Any, ...] | StoreError] = {}
         try:
-            for row in self._database.execute(sql, (apsw.carray(array("q", keys)),)):
+            for row in self._database.execute(sql, (_carray(keys),)):
                 found[row[0]] = row
         except apsw.CorruptError:  # a damaged page: the others are not concerned
             sql = f"SELECT id, {columns} FROM message WHERE id=?"
@@ -220,28 +236,43 @@ class Contents:
 
     # -- removing ------------------------------------------------------------------------------------------------
 
-    def share(self, keys: Iterable[int]) -> None:
+    def share(self, keys: Sequence[int]) -> None:
         """One more record points at each of these."""
-        self._database.executemany(
-            "INSERT INTO shared VALUES(?,1) ON CONFLICT DO UPDATE SET copies=copies+1",
-            ((key,) for key in keys),
+        self._database.execute(
+            "INSERT INTO shared SELECT value, 1 FROM carray(?) WHERE true "
+            "ON CONFLICT DO UPDATE SET copies=copies+1",
+            (_carray(keys),),
         )
 
-    def release(self, keys: Iterable[int]) -> None:
+    def release(self, keys: Sequence[int]) -> None:
         """One record less points at each of these; the last one makes it garbage."""
-        row = self._database.row
         execute = self._database.execute
-        if row("SELECT 1 FROM shared LIMIT 1") is None:
-            self._database.executemany("INSERT INTO garbage VALUES(?)", ((key,) for key in keys))
+        if self._database.row("SELECT 1 FROM shared LIMIT 1") is None:
+            execute("INSERT INTO garbage SELECT value FROM carray(?)", (_carray(keys),))
             return
-        for key in keys:
-            found = row("SELECT copies FROM shared WHERE message=?", (key,))
-            if found is None:
-                execute("INSERT INTO garbage VALUES(?)", (key,))
-            elif found[0] == 1:
-                execute("DELETE FROM shared WHERE message=?", (key,))
-            else:
-                execute("UPDATE shared SET copies=copies-1 WHERE message=?", (key,))
+        again: list[int] = []  # several records of one message: one after the other
+        if len(set(keys)) < len(keys):
+            once: dict[int, None] = {}
+            for key in keys:
+                if key in once:
+                    again.append(key)
+                once[key] = None
+            keys = array("q", once)
+        bound = (_carray(keys),)
+        execute(
+            "INSERT INTO garbage SELECT value FROM carray(?) "
+            "WHERE NOT EXISTS (SELECT 1 FROM shared WHERE message=value)",
+            bound,
+        )
+        execute(
+            "UPDATE shared SET copies=copies-1 WHERE message IN (SELECT value FROM carray(?))",
+            bound,
+        )
+        execute(
+            "DELETE FROM shared WHERE copies=0 AND message IN (SELECT value FROM carray(?))", bound
+        )
+        if again:
+            self.release(again)
 
     def reclaim(self) -> bool:
         """Remove some garbage; False when none is left."""
@@ -307,3 +338,8 @@ def sync_directory(path: Path) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _carray(keys: Sequence[int]) -> Any:
+    """For "carray(?)": one statement for all of them."""
+    return apsw.carray(array("q", keys))

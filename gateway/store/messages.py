@@ -17,7 +17,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from gateway._native import record_column, split_records, store_flags
+from gateway._native import (
+    copy_records,
+    newer_records,
+    or_flags,
+    ranges_of_uids,
+    record_column,
+    split_records,
+    store_flags,
+)
 from gateway.mail.imap_facts import message_facts
 from gateway.store.content import Contents, Prepared
 from gateway.store.database import Database
@@ -25,6 +33,7 @@ from gateway.store.errors import LimitReached, StoreError
 from gateway.store.index import IndexRow, append, change, load, row_of
 from gateway.store.model import (
     DELETED,
+    KEYWORD_BIT,
     NEVER,
     RECORD,
     SYSTEM_MASK,
@@ -35,7 +44,6 @@ from gateway.store.model import (
     Expunged,
     Stored,
     ranges_of,
-    records_of,
 )
 
 # A client that was away for longer than this history is told what is left (RFC 7162 §3.2.5.1).
@@ -175,28 +183,26 @@ class Messages:
         removed = self._remove(row, ranges, DELETED if deleted_only else 0)
         if not removed:
             return Expunged(b"", 0)
-        for records in removed:
-            self._contents.release(message_keys(records))
+        self._contents.release(message_keys(removed))
         row.save(self._database)
-        return Expunged(
-            b"".join(record_column(records, "uid") for records in removed), row.highestmodseq
-        )
+        return Expunged(record_column(removed, "uid"), row.highestmodseq)
 
-    def _remove(self, row: IndexRow, ranges: bytes, must: int) -> list[bytes]:
+    def _remove(self, row: IndexRow, ranges: bytes, must: int) -> bytes:
         """The records are out of the index and in the history; the caller saves the row."""
-        removed: list[bytes] = []
+        parts: list[bytes] = []
 
         def work(records: bytes) -> bytes | None:
             kept, gone = split_records(records, ranges, must)
             if not gone:
                 return None
-            removed.append(gone)
+            parts.append(gone)
             return kept
 
         change(self._database, row, ranges, work)
+        removed = b"".join(parts)
         if removed:
             row.highestmodseq += 1
-            gone = ranges_of(uid for records in removed for uid in uids(records))
+            gone = ranges_of_uids(record_column(removed, "uid"))
             self._database.execute(
                 "INSERT INTO expunged VALUES(?,?,?)", (row.id, row.highestmodseq, gone)
             )
@@ -221,51 +227,38 @@ class Messages:
         """RFC 9051 §6.4.7, §6.4.8: flags, dates and octets are the same, UID, MODSEQ and save date new."""
         origin = row_of(self._database, source)
         into = row_of(self._database, target) if target != source else origin
-        taken = [gone for _, gone in self._split(origin, ranges) if gone]
-        if not taken:
+        taken: list[bytes] = []
+
+        def take(records: bytes) -> None:
+            taken.append(split_records(records, ranges)[1])
+
+        change(self._database, origin, ranges, take)
+        records = b"".join(taken)
+        if not records:
             return Copied(into.uidvalidity, b"", b"")
+        count = len(records) // RECORD.size
+        if into.uidnext + count - 1 > UID_MAX:
+            raise LimitReached(f"{into.name} has used up its UIDs")
         into.highestmodseq += 1
         modseq = into.highestmodseq
-        now = int(time.time())
-        translate = _Translation(origin, into)
-        new_uids = array("I")
-        for records in taken:
-            added = []
-            for record in records_of(records):
-                if into.uidnext > UID_MAX:
-                    raise LimitReached(f"{into.name} has used up its UIDs")
-                added.append(
-                    RECORD.pack(
-                        into.uidnext,
-                        record.size,
-                        translate(record.flags),
-                        modseq,
-                        record.message,
-                        record.internal_date,
-                        now,
-                        record.sent_date,
-                    )
-                )
-                new_uids.append(into.uidnext)
-                into.uidnext += 1
-            append(self._database, into, b"".join(added))
-            if not move:
-                self._contents.share(message_keys(records))
-        old_uids = b"".join(record_column(records, "uid") for records in taken)
+        bits = _keyword_bits(origin, into, or_flags(records))
+        copies = copy_records(records, into.uidnext, modseq, int(time.time()), bits)
+        new_uids = array("I", range(into.uidnext, into.uidnext + count))
+        into.uidnext += count
+        append(self._database, into, copies)
+        old_uids = record_column(records, "uid")
         removed_modseq = 0
         if move:
-            self._remove(origin, ranges_of(array("I", old_uids)), 0)
+            self._remove(origin, ranges_of_uids(old_uids), 0)
             removed_modseq = origin.highestmodseq
             origin.save(self._database)
+        else:
+            self._contents.share(message_keys(records))
         if into is not origin:
             into.save(self._database)
         elif not move:
             origin.save(self._database)
         return Copied(into.uidvalidity, old_uids, new_uids.tobytes(), modseq, removed_modseq)
-
-    def _split(self, row: IndexRow, ranges: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for records in load(self._database, row):
-            yield split_records(records, ranges)
 
     def changes(self, mailbox: int, modseq: int) -> Changes:
         """What happened after that MODSEQ; within a read transaction."""
@@ -290,15 +283,7 @@ class Messages:
 
 def changed_records(records: bytes, modseq_above: int) -> bytes:
     """The records whose modseq is above that."""
-    modseqs = array("Q", record_column(records, "modseq"))
-    if min(modseqs) > modseq_above:
-        return records
-    size = RECORD.size
-    return b"".join(
-        records[at * size : at * size + size]
-        for at, modseq in enumerate(modseqs)
-        if modseq > modseq_above
-    )
+    return newer_records(bytes(4 * (len(records) // RECORD.size)), records, modseq_above)[1]
 
 
 def range_uids(ranges: bytes) -> Iterator[int]:
@@ -308,19 +293,12 @@ def range_uids(ranges: bytes) -> Iterator[int]:
         yield from range(pairs[at], pairs[at + 1] + 1)
 
 
-class _Translation:
-    """Flag bits of one mailbox as another one has them: keywords have a bit each mailbox gives them."""
-
-    def __init__(self, origin: IndexRow, into: IndexRow) -> None:
-        self._same = origin is into or origin.keywords == into.keywords
-        self._words = origin.mailbox()
-        self._into = into
-        self._known: dict[int, int] = {}
-
-    def __call__(self, flags: int) -> int:
-        if self._same or flags <= SYSTEM_MASK:
-            return flags
-        found = self._known.get(flags)
-        if found is None:
-            found = self._known[flags] = self._into.bits(self._words.names(flags))
-        return found
+def _keyword_bits(origin: IndexRow, into: IndexRow, used: int) -> bytes | None:
+    """The bit in the other mailbox of each keyword of this one; what is not used gets none there."""
+    if origin is into or origin.keywords == into.keywords or used <= SYSTEM_MASK:
+        return None
+    words = origin.keywords.split()
+    return bytes(
+        into.bits((word,)).bit_length() - 1 if used >> (KEYWORD_BIT + at) & 1 else 0
+        for at, word in enumerate(words)
+    )
