@@ -16,7 +16,8 @@ BUILT  := $(VENV)/.built-$(GATEWAY_BUILD)
 run: build                          ## the demo: local mail for example.test on unprivileged loopback ports
 	@test -f run/edge.toml || $(BIN)/gateway init --demo run/
 	@echo 'send:  curl smtp://127.0.0.1:2525 --mail-from me@example.org --mail-rcpt alice@example.test -T message.eml'
-	@echo 'read:  curl pop3://127.0.0.1:2110/1 --user alice:PASSWORD      accounts (run/accounts.txt):'
+	@echo 'read:  curl "imap://127.0.0.1:2143/INBOX;MAILINDEX=1" --user alice:PASSWORD      (pop3://127.0.0.1:2110/1)'
+	@echo 'accounts (run/accounts.txt):'
 	@sed 's/^/       /' run/accounts.txt
 	@exec $(BIN)/gateway serve --config run/edge.toml
 

@@ -84,6 +84,8 @@ def demo_values() -> dict[str, Any]:
             {"service": "pop3", "address": "127.0.0.1:2110", "tls": "starttls"},
             {"service": "pop3", "address": "127.0.0.1:2995", "tls": "implicit"},
             {"service": "pop2", "address": "127.0.0.1:2109"},
+            {"service": "imap", "address": "127.0.0.1:2143", "tls": "starttls"},
+            {"service": "imap", "address": "127.0.0.1:2993", "tls": "implicit"},
             {"service": "http", "address": "127.0.0.1:2080"},
         ],
         "route": [{"domains": [DEMO_DOMAIN], "next_hop": ["store:"]}],
