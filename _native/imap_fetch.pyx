@@ -17,9 +17,9 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcpy, memmove, memset
 
-from fieldscan cimport field_colon, lower, same_ignoring_case
+from fieldscan cimport same_ignoring_case
 from records cimport record_t
 
 cdef extern from "Python.h":
@@ -195,6 +195,30 @@ cdef int facts_section(span_t facts, int which, span_t *found) noexcept nogil:
     return 0
 
 
+cdef int split_facts(bytes joined, Py_ssize_t rows, span_t *cells, Py_ssize_t width) except -1:
+    # The facts of each row: they say themselves how long they are.
+    cdef octets_t p = <octets_t>PyBytes_AS_STRING(joined)
+    cdef octets_t end = p + PyBytes_GET_SIZE(joined)
+    cdef uint32_t lengths[6]
+    cdef int64_t size
+    cdef Py_ssize_t i
+    cdef int k
+    for i in range(rows):
+        size = FACTS_HEAD
+        if end - p >= FACTS_HEAD:
+            memcpy(lengths, p + FACTS_LENGTHS, sizeof(lengths))
+            for k in range(6):
+                size += lengths[k]
+        if end - p < size:
+            raise ValueError("facts are missing")
+        cells[i * width].p = p
+        cells[i * width].n = size
+        p += size
+    if p != end:
+        raise ValueError("there are facts of more messages")
+    return 0
+
+
 cdef Py_ssize_t skip_value(octets_t p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     # Behind the string, atom or list that begins at i; n when it has no end.
     cdef Py_ssize_t depth = 0, size
@@ -327,11 +351,12 @@ cdef class HeaderFields:
     cdef list names
     cdef span_t *wanted
     cdef Py_ssize_t count
-    cdef uint64_t lengths  # a bit for each length of a name, the last for all from 63 on
+    cdef unsigned char initials[256]  # what a wanted name begins with, in either case
     cdef bint others
 
     def __cinit__(self, names, bint others=False):
         cdef Py_ssize_t i
+        memset(self.initials, 0, sizeof(self.initials))
         self.names = [bytes(name).lower() for name in names]
         self.count = len(self.names)
         if self.count > NAMES_MAX:
@@ -343,18 +368,24 @@ cdef class HeaderFields:
         for i in range(self.count):
             self.wanted[i].p = <octets_t>PyBytes_AS_STRING(self.names[i])
             self.wanted[i].n = PyBytes_GET_SIZE(self.names[i])
-            self.lengths |= 1ULL << min(self.wanted[i].n, 63)
+            if self.wanted[i].n:
+                self.initials[self.wanted[i].p[0]] = 1
+                if c"a" <= self.wanted[i].p[0] <= c"z":
+                    self.initials[self.wanted[i].p[0] - 32] = 1
 
     def __dealloc__(self):
         free(self.wanted)
 
-    cdef bint has(self, octets_t name, Py_ssize_t n) noexcept nogil:
-        cdef Py_ssize_t i
-        if not self.lengths >> min(n, 63) & 1:
-            return False
+    cdef bint has(self, octets_t line, Py_ssize_t n) noexcept nogil:
+        # Is the line a field with one of the names?
+        cdef Py_ssize_t i, at
         for i in range(self.count):
-            if self.wanted[i].n == n and same_ignoring_case(name, <const char *>self.wanted[i].p, n):
-                return True
+            at = self.wanted[i].n
+            if at < n and same_ignoring_case(line, <const char *>self.wanted[i].p, at):
+                while at < n and (line[at] == c" " or line[at] == c"\t"):
+                    at += 1
+                if at < n and line[at] == c":":
+                    return True
         return False
 
     cdef out_t put(self, span_t header, out_t out) noexcept nogil:
@@ -365,20 +396,16 @@ cdef class HeaderFields:
         cdef octets_t run = NULL  # where octets to be copied begin
         cdef octets_t colon
         cdef bint taken = False
-        cdef Py_ssize_t length
         while line < end:
             after = <octets_t>memchr(line, 10, end - line)
             after = end if after == NULL else after + 1
             if line[0] == 10 or (line[0] == 13 and after - line == 2):
                 break  # the empty line
             if line[0] != c" " and line[0] != c"\t":
-                length = 0
-                while line + length < after and 33 <= line[length] <= 126 and line[length] != c":":
-                    length += 1
-                if field_colon(line, after - line) < 0:
-                    taken = self.others  # no field: with the others
-                else:
-                    taken = self.has(line, length) != self.others
+                # what is no field goes with the others
+                taken = self.others
+                if self.initials[line[0]] and self.has(line, after - line):
+                    taken = not taken
                 if taken and run == NULL:
                     run = line
                 elif not taken and run != NULL:
@@ -636,7 +663,7 @@ cdef class FetchFormat:
         """The responses for these packed records.
 
         numbers: the sequence number of the first, when they follow each other, or all of them as u32.  columns: lists
-        of bytes (or buffers; None is NIL), in the order of the records.
+        of bytes (or buffers; None is NIL), in the order of the records; facts may be joined instead.
         """
         cdef Py_buffer packed, packed_numbers
         cdef const record_t *record
@@ -648,8 +675,7 @@ cdef class FetchFormat:
         cdef Py_ssize_t view_count = 0
         cdef PyObject *result = NULL
         cdef out_t out
-        cdef list column
-        cdef object value
+        cdef object column, value
         PyObject_GetBuffer(records, &packed, PyBUF_SIMPLE)
         try:
             rows = packed.len // <Py_ssize_t>sizeof(record_t)
@@ -671,6 +697,9 @@ cdef class FetchFormat:
             bound = rows * self.fixed
             for j in range(width):
                 column = columns[j]
+                if PyBytes_CheckExact(column):
+                    split_facts(column, rows, cells + j, width)
+                    continue
                 if len(column) != rows:
                     raise ValueError("a column has not one value for each record")
                 for i in range(rows):

@@ -56,12 +56,12 @@ class FetchFormat:
         self,
         records: Buffer,
         numbers: int | Buffer,
-        columns: Sequence[list[Any]] = (),
+        columns: Sequence[list[Any] | bytes] = (),
     ) -> bytes:
         """The responses for these packed records.
 
         numbers: the sequence number of the first, when they follow each other, or all of them as u32.  columns: lists
-        of bytes (or buffers; None is NIL), in the order of the records.
+        of bytes (or buffers; None is NIL), in the order of the records; facts may be joined instead.
         """
 
 def newer_records(numbers: Buffer, records: Buffer, modseq: int) -> tuple[bytes, bytes]:

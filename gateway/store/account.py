@@ -35,7 +35,15 @@ from gateway.store.errors import (
     StoreBusy,
     StoreError,
 )
-from gateway.store.index import IndexRow, all_rows, first_unseen, load, load_after, record_of, row_of
+from gateway.store.index import (
+    IndexRow,
+    all_rows,
+    first_unseen,
+    load,
+    load_after,
+    record_of,
+    row_of,
+)
 from gateway.store.large import LargeContent
 from gateway.store.mailboxes import Mailboxes
 from gateway.store.messages import Addition, Messages
@@ -381,11 +389,19 @@ class AccountFile:
         with self._database.read():
             return self._contents.facts(keys)
 
-    def columns(self, keys: Sequence[int], names: Sequence[str]) -> list[list[Any]]:
-        """What read(), headers() and facts() return, of one moment; names: "content", "header", "facts"."""
+    def columns(self, keys: Sequence[int], names: Sequence[str]) -> list[Any]:
+        """What read(), headers() and facts() return, of one moment; names: "content", "header", "facts".
+
+        "joined facts": bytes, or where some cannot be had like "facts".
+        """
         contents = self._contents
-        columns: dict[str, Callable[[Sequence[int]], list[Any]]]
-        columns = {"content": contents.read, "header": contents.headers, "facts": contents.facts}
+        columns: dict[str, Callable[[Sequence[int]], Any]]
+        columns = {
+            "content": contents.read,
+            "header": contents.headers,
+            "facts": contents.facts,
+            "joined facts": contents.joined_facts,
+        }
         if len(names) == 1:  # one statement is of one moment anyhow
             with errors(self._database.path):
                 return [columns[names[0]](keys)]

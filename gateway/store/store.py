@@ -312,11 +312,12 @@ class Account:
         return await self._run(lambda file: file.facts(keys))
 
     def columns(
-        self, keys: Sequence[int], names: Sequence[str], work: Callable[[list[list[Any]]], T]
+        self, keys: Sequence[int], names: Sequence[str], work: Callable[[list[Any]], T]
     ) -> asyncio.Future[T]:
         """work(columns) as it returns in the store's thread; begun at once, so that the next is read while one is sent.
 
         names: "content" (Content), "header", "facts" (bytes); each column has a value or a StoreError for each key.
+        "joined facts" are one bytes object where all could be had.
         """
         return self._ask(lambda file: work(file.columns(keys, names)))
 
@@ -324,7 +325,7 @@ class Account:
         self,
         keys: Sequence[int],
         names: Sequence[str],
-        work: Callable[[list[list[Any]]], T],
+        work: Callable[[list[Any]], T],
         done: Callable[[T, StoreError | None], None],
     ) -> None:
         """The same; done(result, None) or done(None, error) is called on the loop, at the end of this turn or later."""

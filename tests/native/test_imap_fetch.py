@@ -174,6 +174,11 @@ def test_items_of_facts() -> None:
         n.body_of(structure),
         structure,
     )
+    joined = formatted(items[:1], [ONE, ONE], 5, [facts + facts])
+    assert joined == formatted(items[:1], [ONE, ONE], 5, [[facts, facts]])
+    for octets in (facts, facts * 3, facts + facts[:-1], b""):
+        with pytest.raises(ValueError, match="facts"):
+            formatted(items[:1], [ONE, ONE], 5, [octets])
     for octets in (b"", facts[:31], facts[:40], b"\2" + facts[1:]):
         with pytest.raises(ValueError, match="facts"):
             formatted(items, [ONE], 5, [[octets]])

@@ -14,7 +14,7 @@ BODYSTRUCTURE from the facts, header fields from the header column; whole messag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 from gateway._native import (
@@ -155,7 +155,7 @@ class Plan:
         """The columns to ask the store for."""
         if "content" in self.sources:
             return ["facts", "content"] if self._needs_facts else ["content"]
-        return sorted(self.sources)
+        return ["joined facts"] if self.sources == {"facts"} else sorted(self.sources)
 
     @property
     def _needs_facts(self) -> bool:
@@ -239,46 +239,45 @@ class Plan:
 
     # -- in a thread of the store ------------------------------------------------------------------------------------
 
-    def answer(self, numbers: bytes, records: bytes, columns: list[list[Any]]) -> Answer:
+    def answer(self, numbers: bytes, records: bytes, columns: list[Any]) -> Answer:
         """The responses for these records; columns: what the store has for names."""
-        error: No | None = None
+        self.error = None
+        try:
+            found = dict(zip(self.names, columns, strict=True))
+            octets = self.format.format(records, numbers, self._made(found))
+        except (AttributeError, TypeError):  # errors among the values
+            return self._answer_without(numbers, records, columns)
+        return Answer(octets, self.error)
+
+    def _answer_without(self, numbers: bytes, records: bytes, columns: list[Any]) -> Answer:
+        """The same where some messages cannot be had."""
         lost = {
-            at
+            at: value
             for column in columns
             for at, value in enumerate(column)
             if isinstance(value, StoreError)
         }
-        if lost:
-            error = _error_of(
-                next(
-                    column[at]
-                    for column in columns
-                    for at in lost
-                    if isinstance(column[at], StoreError)
-                )
-            )
-            numbers = _without(numbers, lost, 4)
-            records = _without(records, lost, RECORD_OCTETS)
-            columns = [
-                [value for at, value in enumerate(column) if at not in lost] for column in columns
-            ]
-        self.error = None
-        octets = self.format.format(
-            records, numbers, self._made(dict(zip(self.names, columns, strict=True)))
-        )
-        return Answer(octets, error or self.error)
+        if not lost:
+            raise RuntimeError("the columns do not fit")
+        numbers = _without(numbers, lost, 4)
+        records = _without(records, lost, RECORD_OCTETS)
+        columns = [
+            [value for at, value in enumerate(column) if at not in lost] for column in columns
+        ]
+        answer = self.answer(numbers, records, columns)
+        return answer._replace(error=_error_of(next(iter(lost.values()))))
 
-    def _made(self, found: dict[str, list[Any]]) -> list[list[Any]]:
+    def _made(self, found: dict[str, Any]) -> list[Any]:
         contents: list[Content] | None = found.get("content")
         sources: list[Source] = []
-        made: list[list[Any]] = []
+        made: list[Any] = []
         for column in self._columns:
             if callable(column):
                 if not sources and contents:
                     sources = [Source(*both) for both in zip(found["facts"], contents, strict=True)]
                 made.append([column(source) for source in sources])
             elif contents is None or column == "facts":
-                made.append(found[column])
+                made.append(found[column] if column in found else found["joined facts"])
             elif column == "header":
                 made.append([content.header for content in contents])
             else:
@@ -313,7 +312,7 @@ def _error_of(error: StoreError) -> No:
     return No("Some of the messages were expunged meanwhile", b"EXPUNGEISSUED")
 
 
-def _without(packed: bytes, lost: set[int], width: int) -> bytes:
+def _without(packed: bytes, lost: Container[int], width: int) -> bytes:
     count = len(packed) // width
     return b"".join(
         packed[at * width : at * width + width] for at in range(count) if at not in lost
