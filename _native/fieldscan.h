@@ -58,4 +58,30 @@ static inline ptrdiff_t skip_cfws(const unsigned char *p, ptrdiff_t i, ptrdiff_t
     return i < n ? i : n;
 }
 
+/* The field that begins at *at: offsets of its colon and of its end; *at moves to it.  0: no more. */
+static inline int next_field(const unsigned char *p, ptrdiff_t *at, ptrdiff_t n, ptrdiff_t *colon, ptrdiff_t *end) {
+    ptrdiff_t start = *at;
+    while (start < n) {
+        const unsigned char *found = memchr(p + start, '\n', n - start);
+        ptrdiff_t line_end = found == NULL ? n : found - p + 1;
+        *colon = field_colon(p + start, line_end - start);
+        if (*colon < 0) {
+            if (start == 0 && line_end >= 5 && memcmp(p, "From ", 5) == 0) {
+                start = line_end;
+                continue;
+            }
+            return 0;
+        }
+        *colon += start;
+        while (line_end < n && is_wsp(p[line_end])) {
+            found = memchr(p + line_end, '\n', n - line_end);
+            line_end = found == NULL ? n : found - p + 1;
+        }
+        *end = line_end;
+        *at = start;
+        return 1;
+    }
+    return 0;
+}
+
 #endif

@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
-from fieldscan cimport field_colon, is_lwsp, is_token, is_wsp, lower, same_ignoring_case, skip_cfws
+from fieldscan cimport field_colon, is_lwsp, is_token, is_wsp, lower, next_field, same_ignoring_case, skip_cfws
 from mimescan cimport mime_count, mime_counts, mime_find_dashes, mime_have_avx2
 
 ctypedef const unsigned char *octets_t
@@ -701,29 +701,6 @@ cdef object unfolded(octets_t p, Py_ssize_t n):
         out[length] = p[i]
         length += 1
     return result[:length]
-
-
-cdef bint next_field(octets_t p, Py_ssize_t *at, Py_ssize_t n, Py_ssize_t *colon, Py_ssize_t *end) noexcept nogil:
-    # The field that begins at *at: offsets of its colon and of its end; *at moves to the next.  False: no more.
-    cdef Py_ssize_t start = at[0], line_end
-    cdef octets_t found
-    while start < n:
-        found = <octets_t>memchr(p + start, c"\n", n - start)
-        line_end = n if found == NULL else found - p + 1
-        colon[0] = field_colon(p + start, line_end - start)
-        if colon[0] < 0:
-            if start == 0 and line_end >= 5 and memcmp(p, b"From ", 5) == 0:
-                start = line_end
-                continue
-            return False
-        colon[0] += start
-        while line_end < n and is_wsp(p[line_end]):
-            found = <octets_t>memchr(p + line_end, c"\n", n - line_end)
-            line_end = n if found == NULL else found - p + 1
-        end[0] = line_end
-        at[0] = start
-        return True
-    return False
 
 
 def find_field(header, bytes name not None):

@@ -167,6 +167,13 @@ from gateway._native.store_index import (
     store_flags,
     sum_records,
 )
+from gateway._native.text_search import (
+    ABSENT,
+    FOUND,
+    UNDECIDED,
+    find_in_ascii,
+    find_in_header,
+)
 from gateway._native.transfer import (
     decode_base64,
     encode_base64,
@@ -174,6 +181,7 @@ from gateway._native.transfer import (
 )
 
 __all__ = [
+    "ABSENT",
     "AUTH",
     "BAD_PARAM",
     "BAD_PATH",
@@ -209,6 +217,7 @@ __all__ = [
     "FETCH_SIZE",
     "FETCH_THREAD_ID",
     "FETCH_UID",
+    "FOUND",
     "HELO",
     "HELP",
     "LHLO",
@@ -234,6 +243,7 @@ __all__ = [
     "RSET",
     "STARTTLS",
     "SYNTAX",
+    "UNDECIDED",
     "UNKNOWN",
     "VRFY",
     "XCLIENT",
@@ -261,6 +271,8 @@ __all__ = [
     "encode_utf7",
     "find_field",
     "find_headers",
+    "find_in_ascii",
+    "find_in_header",
     "find_line",
     "find_records",
     "find_texts",

@@ -67,8 +67,16 @@ from gateway._native.imap_view import (
     select_records,
     uids_to_numbers,
 )
+from gateway._native.text_search import (
+    ABSENT,
+    FOUND,
+    UNDECIDED,
+    find_in_ascii,
+    find_in_header,
+)
 
 __all__ = [
+    "ABSENT",
     "AUTH",
     "BAD_PARAM",
     "BAD_PATH",
@@ -104,6 +112,7 @@ __all__ = [
     "FETCH_SIZE",
     "FETCH_THREAD_ID",
     "FETCH_UID",
+    "FOUND",
     "HELO",
     "HELP",
     "LHLO",
@@ -129,6 +138,7 @@ __all__ = [
     "RSET",
     "STARTTLS",
     "SYNTAX",
+    "UNDECIDED",
     "UNKNOWN",
     "VRFY",
     "XCLIENT",
@@ -156,6 +166,8 @@ __all__ = [
     "encode_utf7",
     "find_field",
     "find_headers",
+    "find_in_ascii",
+    "find_in_header",
     "find_line",
     "find_records",
     "find_texts",
@@ -700,7 +712,7 @@ class ImapCommand:
     def awaits_literal(self) -> bool:
         """True when the literal that read() announced begins here: peek() tells literal8 (~) from literal."""
     def initial_response(self) -> bytes | None:
-        """The rest of AUTHENTICATE, space included: None without initial response (RFC 4959 §3)."""
+        """The rest of AUTHENTICATE, decoded: None without initial response, b"" for "=" (RFC 4959 §3)."""
     def flag(self) -> str: ...
     def flag_list(self) -> list[str]: ...
     def mailbox(self) -> str:

@@ -52,6 +52,15 @@ def _codec(charset: str) -> str:
     return name
 
 
+@lru_cache(maxsize=128)
+def contains_ascii(charset: str) -> bool:
+    """Octets below 128 mean ASCII in it, wherever they stand."""
+    name = _codec(charset)
+    if name.startswith(("iso2022", "hz")):  # escape sequences switch to other characters
+        return False
+    return bytes(range(128)).decode(name, "replace") == bytes(range(128)).decode()
+
+
 def decoded_text(octets: bytes, charset: str) -> str:
     """octets as text; what is not of the charset (or of UTF-8, when unknown) becomes U+FFFD."""
     return octets.decode(_codec(charset), "replace")

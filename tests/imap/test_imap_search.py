@@ -23,6 +23,8 @@ KEYS = [
     ("ALL", [1, 2, 3, 4]),
     ("2:3", [2, 3]),
     ("*", [4]),
+    ("3:9", [3, 4]),
+    ("9", []),
     ("UID 1,3:9", [1, 3, 4]),
     ("SEEN", [1, 3]),
     ("UNSEEN", [2, 4]),
@@ -105,7 +107,7 @@ def test_other_charsets(imap: ImapClient) -> None:
 @pytest.mark.parametrize(
     "keys",
     ["", "FOO", "NOT", "OR SEEN", "(SEEN", "SEEN)", "SEEN  SEEN", "LARGER x", "SENTON 32-Feb-2021", "KEYWORD",
-     "SUBJECT", "9", "0", "RETURN (NEVER) ALL", "RETURN (PARTIAL 1:2 ALL) ALL", "RETURN (MIN)", "OLDER 0",
+     "SUBJECT", "0", "RETURN (NEVER) ALL", "RETURN (PARTIAL 1:2 ALL) ALL", "RETURN (MIN)", "OLDER 0",
      "MODSEQ", 'MODSEQ "/flags/\\\\Seen" never 1', "UID SEEN", "NOT " * 300 + "SEEN", "SEEN " * 1100 + "SEEN"],
 )  # fmt: skip
 def test_what_is_no_search(imap: ImapClient, gateway: ImapGateway, keys: str) -> None:
