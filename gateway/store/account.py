@@ -70,6 +70,7 @@ from gateway.store.search import SearchIndex
 from gateway.store.search_database import SearchDatabase
 from gateway.store.texts import Texts
 from gateway.store.upload import NewMessage, prepare
+from gateway.store.url_keys import make_url_key, reset_url_keys, url_key
 
 _ANY_TIME = nullcontext()
 
@@ -483,6 +484,21 @@ class AccountFile:
         if quota is not None and (exceeded := over_quota(self._usage(), quota)):
             raise exceeded
         return delivered
+
+    def url_key(self, mailbox: int, *, make: bool = False) -> bytes | None:
+        """What URLAUTH tokens of the mailbox are made with; make: a new one when it has none."""
+        with self._database.read():
+            key = url_key(self._database, mailbox)
+        if key is None and make:
+            with self._database.write():
+                row_of(self._database, mailbox)
+                key = url_key(self._database, mailbox) or make_url_key(self._database, mailbox)
+        return key
+
+    def reset_url_keys(self, mailbox: int | None) -> None:
+        """URLs that were given out are worth nothing any more; None: of all mailboxes."""
+        with self._database.write():
+            reset_url_keys(self._database, mailbox)
 
     def set_uidvalidity(self, mailbox: int, uidvalidity: int) -> Mailbox:
         """For an import that keeps UIDs; nothing changes when the mailbox ever had a message."""

@@ -214,9 +214,11 @@ class Account:
 
     # -- access rights and annotations; user: who asks, empty is the owner -----------------------------------------
 
-    async def listing(self, user: str = "") -> tuple[list[Listing], dict[int, frozenset[str]]]:
-        """All mailboxes and names, in no order; with a user, those he may look up, and his rights by id."""
-        return await self._run(lambda file: account_sharing.listing(file, user))
+    async def listing(
+        self, user: str = "", prefix: str = ""
+    ) -> tuple[list[Listing], dict[int, frozenset[str]]]:
+        """All mailboxes and names that begin so, in no order; with a user, those he may look up, and his rights by id."""
+        return await self._run(lambda file: account_sharing.listing(file, user, prefix))
 
     async def rows(self, mailboxes: Sequence[int]) -> list[Listing]:
         """These mailboxes now, in no order; those that are gone are left out."""
@@ -390,6 +392,14 @@ class Account:
             some = keys[at : at + KEYS_AT_ONCE]
             pieces.append(await self._run(lambda file: file.texts(kind, some)))  # noqa: B023
         return pieces[0] if len(pieces) == 1 else join_texts(pieces)
+
+    async def url_key(self, mailbox: int, *, make: bool = False) -> bytes | None:
+        """What URLAUTH tokens of the mailbox are made with (RFC 4467 §4); make: a new one when it has none."""
+        return await self._run(lambda file: file.url_key(mailbox, make=make))
+
+    async def reset_url_keys(self, mailbox: int | None) -> None:
+        """URLs that were given out are worth nothing any more; None: of all mailboxes."""
+        await self._run(lambda file: file.reset_url_keys(mailbox))
 
     # -- changes -------------------------------------------------------------------------------------------------
 

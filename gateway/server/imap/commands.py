@@ -24,12 +24,14 @@ from gateway.server.imap import (
     namespace,
     notify,
     quota,
+    replace,
     search,
     select,
     sort,
     status,
     store,
     thread,
+    urlauth,
 )
 from gateway.server.imap.state import Handler
 
@@ -49,12 +51,14 @@ MODULES: tuple[ModuleType, ...] = (
     namespace,
     notify,
     quota,
+    replace,
     search,
     select,
     sort,
     status,
     store,
     thread,
+    urlauth,
 )
 
 HANDLERS: dict[bytes, Handler] = {

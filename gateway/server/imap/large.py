@@ -19,6 +19,7 @@ from gateway.mail.sections import PartDecoder, UnknownEncoding, part_encoding, s
 from gateway.protocol.imap.fetch import Item
 from gateway.server.imap.body import UNKNOWN_CTE, LargeSource, Plan
 from gateway.server.imap.state import No
+from gateway.store.errors import StoreError
 from gateway.store.large import SLICE_OCTETS, LargeContent
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ async def send_large(
         head = await account.with_large(
             large, lambda large: small.answer_large(numbers, records, large)
         )
+        session.mid_response = True
         session.send(head[: -len(b")\r\n")])
         error = small.error
         space = b" " if small.items else b""
@@ -54,7 +56,12 @@ async def send_large(
             space = b" "
         session.send(b")\r\n")
         return error
+    except StoreError as broken:
+        if session.mid_response:
+            session.break_off(broken)
+        raise
     finally:
+        session.mid_response = False
         account.close_large(large)
 
 

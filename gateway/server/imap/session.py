@@ -159,6 +159,12 @@ class ImapSession(Session):
             self._room = asyncio.Event()
             await self._room.wait()
 
+    def break_off(self, error: Exception) -> None:
+        """A response that was sent in part cannot be finished: only the end of the connection keeps us in step."""
+        logger.error("session %s: a response was broken off: %s", self.session_id, error)
+        self._reason = "internal error"
+        self._connection.abort()
+
     def poll(self) -> None:
         """What other workers committed before the client's command is known afterwards (is_stale)."""
         self._service.watches.poll()
