@@ -62,26 +62,26 @@ def listed(client: ImapClient, pattern: str) -> list[str]:
 def test_rights_are_set_shown_and_taken_away(pair: Pair) -> None:
     a, owner, user = pair.a, pair.owner.encode(), pair.user.encode()
     all_rights = b"lrswipkxteacd"
-    assert a.ok("GETACL box") == [b'ACL "box" "%b" %b' % (owner, all_rights)]
+    assert a.ok("GETACL box") == [b'ACL "box" %b %b' % (owner, all_rights)]
     assert a.ok("MYRIGHTS box") == [b'MYRIGHTS "box" %b' % all_rights]
     pair.grant("lr")
     pair.grant("+sk")
     pair.grant("-r")
-    assert a.ok("GETACL box")[0].endswith(b' "%b" lskc' % user)
+    assert a.ok("GETACL box")[0].endswith(b' %b lskc' % user)
     pair.grant("cd")  # RFC 4314 §2.1.1
-    assert a.ok("GETACL box")[0].endswith(b' "%b" kxtecd' % user)
+    assert a.ok("GETACL box")[0].endswith(b' %b kxtecd' % user)
     a.ok("SETACL box ANYONE lr")
     a.ok("SETACL box -anyone r")
-    assert a.ok("GETACL box")[0].endswith(b'"-anyone" r "anyone" lr "%b" kxtecd' % user)
+    assert a.ok("GETACL box")[0].endswith(b'-anyone r anyone lr %b kxtecd' % user)
     a.ok(f"DELETEACL box {pair.user}")
     a.ok("DELETEACL box -anyone")
     a.ok('SETACL box anyone ""')
-    assert a.ok("GETACL box") == [b'ACL "box" "%b" %b' % (owner, all_rights)]
+    assert a.ok("GETACL box") == [b'ACL "box" %b %b' % (owner, all_rights)]
     assert a.ok(f"LISTRIGHTS box {pair.user}") == [
-        b'LISTRIGHTS "box" "%b" "" l r s w i p k x t e a c d' % user
+        b'LISTRIGHTS "box" %b "" l r s w i p k x t e a c d' % user
     ]
     assert a.ok(f"LISTRIGHTS box {pair.owner}") == [
-        b'LISTRIGHTS "box" "%b" %b' % (owner, all_rights)
+        b'LISTRIGHTS "box" %b %b' % (owner, all_rights)
     ]
     a.bad(f"SETACL box {pair.user} lz")
     a.bad(f"SETACL box {pair.user}")
@@ -181,7 +181,7 @@ def test_each_operation_needs_its_right(pair: Pair) -> None:
     assert b"[NOPERM]" in b.no(f"SETACL {name} {pair.user} lrswipkxtea")
     pair.grant("+a")
     b.ok(f"SETACL {name} anyone l")
-    assert b'"anyone" l ' in b.ok(f"GETACL {name}")[0]
+    assert b" anyone l " in b.ok(f"GETACL {name}")[0]
 
 
 def test_post_alone_takes_mail_but_shows_none(pair: Pair) -> None:
@@ -302,7 +302,7 @@ def test_nothing_is_told_of_mailboxes_without_rights(pair: Pair) -> None:
     # And it was not touched.
     assert a.ok("STATUS box (MESSAGES)") == [b'STATUS "box" (MESSAGES 2)']
     assert [one.rsplit(b'"', 2)[1] for one in a.ok('LIST "" box*')] == [b"box", b"box/below"]
-    assert a.ok("GETACL box") == [b'ACL "box" "%b" lrswipkxteacd' % pair.owner.encode()]
+    assert a.ok("GETACL box") == [b'ACL "box" %b lrswipkxteacd' % pair.owner.encode()]
     assert b.ok("GETQUOTAROOT INBOX")[0].split()[-1] == f'"{pair.user}"'.encode()
     assert b"[NONEXISTENT]" in b.no(f"GETQUOTA {pair.owner}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imap_house import ImapHouse
 from interop_peers import (
     RunningGateway,
     RunningPostfix,
@@ -128,3 +129,20 @@ def postfix_factory(certificate: tuple[Path, Path]) -> Iterator[Callable[..., Ru
     for postfix in running:
         postfix.stop()
     shutil.rmtree(where, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def house(
+    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
+) -> Iterator[ImapHouse]:
+    running = ImapHouse(tmp_path_factory.mktemp("house"), certificate)
+    yield running
+    try:
+        running.stop()
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def account(house: ImapHouse) -> str:
+    return house.add_account()

@@ -1,13 +1,18 @@
 """Pieces of responses: tagged lines, names of mailboxes.
 
-Owns      tagged(), mailbox_octets()
+Owns      tagged(), mailbox_octets(), astring()
 Security  whatever text goes in, what goes out is one line
 Standards RFC 9051 §7.1 (status responses, resp-text), §5.1 (names), §4.3 (strings)
 """
 
 from __future__ import annotations
 
+import re
+
 from gateway._native import encode_utf7, imap_string
+
+# RFC 9051 §9: ATOM-CHAR and "]"; "NIL" alone would be something else to some clients.
+_ATOM = re.compile(rb"(?!NIL\Z)[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~\]]+", re.IGNORECASE)
 
 
 def tagged(tag: bytes, status: bytes, text: str, code: bytes = b"") -> bytes:
@@ -27,3 +32,8 @@ def mailbox_octets(name: str, utf8: bool) -> bytes:
     if octets.isascii():
         return imap_string(octets)
     return b'"' + octets.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'  # RFC 6855 §3
+
+
+def astring(octets: bytes) -> bytes:
+    """An atom where that can be, as clients expect where they seldom see a string; else a string."""
+    return octets if _ATOM.fullmatch(octets) else imap_string(octets)

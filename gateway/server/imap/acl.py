@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway._native import ImapSyntaxError, imap_string
+from gateway._native import ImapSyntaxError
 from gateway.accounts.model import SourceError
 from gateway.mail.imap_rights import (
     ALL,
@@ -24,7 +24,7 @@ from gateway.mail.imap_rights import (
     parse_rights,
     show_rights,
 )
-from gateway.protocol.imap.response import mailbox_octets
+from gateway.protocol.imap.response import astring, mailbox_octets
 from gateway.server.imap import state
 from gateway.server.imap.access import Place, refuse
 from gateway.server.imap.state import Bad, Capability, Handler, No, Outcome
@@ -104,7 +104,7 @@ async def cmd_listrights(session: ImapSession, command: ImapCommand) -> Outcome:
     always, grantable = b'""', _GRANTABLE
     if user == place.owner and not identifier.startswith("-"):
         always, grantable = _OWNERS, b""
-    words = [mailbox_octets(name, session.machine.utf8), imap_string(identifier.encode()), always]
+    words = [mailbox_octets(name, session.machine.utf8), astring(identifier.encode()), always]
     session.send(b"* LISTRIGHTS %b\r\n" % b" ".join([*words, grantable] if grantable else words))
     return None
 
@@ -162,7 +162,7 @@ async def _administered(session: ImapSession, name: str) -> tuple[Place, int]:
 
 
 def _pair(identifier: str, rights: frozenset[str]) -> bytes:
-    return b"%b %b" % (imap_string(identifier.encode()), show_rights(rights, old=True).encode())
+    return b"%b %b" % (astring(identifier.encode()), show_rights(rights, old=True).encode())
 
 
 COMMANDS = {

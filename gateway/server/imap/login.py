@@ -9,8 +9,6 @@ Standards RFC 9051 §6.1, §6.2, §6.3.1; RFC 2971 (ID), RFC 4959 (SASL-IR), RFC
 
 from __future__ import annotations
 
-from binascii import Error as Base64Error
-from binascii import a2b_base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -133,8 +131,7 @@ def cmd_login(session: ImapSession, command: ImapCommand) -> Outcome:
 def cmd_authenticate(session: ImapSession, command: ImapCommand) -> Outcome:
     command.space()
     mechanism = command.atom().decode("ascii", "replace")
-    encoded = command.initial_response()
-    initial = None if encoded is None else _decoded(encoded)
+    initial = command.initial_response()
     service = session.service
 
     def start(done: Callable[[Identity | Refusal], None]) -> Login:
@@ -147,17 +144,6 @@ def cmd_authenticate(session: ImapSession, command: ImapCommand) -> Outcome:
 
     _begin(session, start)
     return PENDING
-
-
-def _decoded(encoded: bytes) -> bytes:
-    """The initial response: base64, or "=" for an empty one (RFC 9051 §6.2.2)."""
-    encoded = encoded.removeprefix(b" ")
-    if encoded == b"=":
-        return b""
-    try:
-        return a2b_base64(encoded, strict_mode=True)
-    except Base64Error:
-        raise Bad("The initial response is no base64") from None
 
 
 def _begin(
