@@ -539,7 +539,7 @@ class AccountFile:
         with self._database.read():
             return self._search.search(keys, where, text)
 
-    def texts(self, kind: str, keys: array[int]) -> bytes:
+    def texts(self, kind: str, keys: array[int]) -> bytes | None:
         """See texts.py."""
         with self._database.read():
             return self._texts.texts(kind, keys)

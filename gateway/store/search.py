@@ -36,9 +36,8 @@ from gateway.store.database import Database
 from gateway.store.errors import StoreError
 from gateway.store.model import Content
 from gateway.store.search_database import SearchDatabase, SearchUnusable
-from gateway.store.texts import FIELDS, Texts
+from gateway.store.texts import FIELDS, SLICE_S, Texts
 
-SLICE_S = 0.02  # others wait for the account meanwhile
 HEADERS_AT_ONCE = 1024
 UPDATE_MESSAGES = 100
 TEXT_CHARACTERS_MAX = 1 << 20  # of one message in the index; longer ones are always candidates
@@ -99,7 +98,8 @@ class SearchIndex:
         """
         matcher = Matcher(where, text)
         if where in FIELDS and matcher.text and "\0" not in matcher.text:
-            return find_texts(self._texts.texts(where, keys), matcher.text.encode("utf-8", "replace"))
+            texts = self._texts.texts(where, keys)
+            return find_texts(texts, matcher.text.encode("utf-8", "replace")) if texts else b""
         if not matcher.reads_bodies:
             # The header is read in any case: small, and for a field cheaper than asking the index.
             return bytes(

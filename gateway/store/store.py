@@ -217,7 +217,7 @@ class Account:
     async def listing(
         self, user: str = "", prefix: str = ""
     ) -> tuple[list[Listing], dict[int, frozenset[str]]]:
-        """All mailboxes and names that begin so, in no order; with a user, those he may look up, and his rights by id."""
+        """All mailboxes and names that begin so, in no order; with a user, what he may look up, and his rights by id."""
         return await self._run(lambda file: account_sharing.listing(file, user, prefix))
 
     async def rows(self, mailboxes: Sequence[int]) -> list[Listing]:
@@ -390,7 +390,9 @@ class Account:
         pieces = []
         for at in range(0, len(keys), KEYS_AT_ONCE):
             some = keys[at : at + KEYS_AT_ONCE]
-            pieces.append(await self._run(lambda file: file.texts(kind, some)))  # noqa: B023
+            while (texts := await self._run(lambda file: file.texts(kind, some))) is None:  # noqa: B023
+                pass
+            pieces.append(texts)
         return pieces[0] if len(pieces) == 1 else join_texts(pieces)
 
     async def url_key(self, mailbox: int, *, make: bool = False) -> bytes | None:

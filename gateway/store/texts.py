@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from math import inf
+from time import monotonic
 from typing import Any
 
 import apsw
@@ -32,6 +34,7 @@ from gateway.store.search_database import SearchDatabase, SearchUnusable
 BLOCK_SHIFT = 8
 BLOCK_MESSAGES = 1 << BLOCK_SHIFT
 SPARSE = 32
+SLICE_S = 0.02  # others wait for the account meanwhile
 
 # Kinds.  A field's texts are its values, decoded, folded, in UTF-8, with NUL between them.
 SORT_KEYS, REFERENCES = "sort", "references"
@@ -47,27 +50,34 @@ class Texts:
         self._database = database
         self._contents = contents
 
-    def texts(self, kind: str, keys: array[int]) -> bytes:
-        """Of each message its text of that kind, as pack_texts() packs them; ask for some thousand at a time."""
+    def texts(self, kind: str, keys: array[int]) -> bytes | None:
+        """Of each message its text of that kind, as pack_texts() packs them; ask for some thousand at a time.
+
+        None: blocks are being made, and others want their turn; to be asked again.
+        """
         wanted: dict[int, int] = {}  # number of a block → how many of its texts
         for key in keys:
             number = key >> BLOCK_SHIFT
             wanted[number] = wanted.get(number, 0) + 1
         blocks = self._kept(kind, wanted)
         missing = [number for number in wanted if number not in blocks]
-        if missing:
-            full = self._next_key() >> BLOCK_SHIFT  # blocks below never change any more
-            made: dict[str, dict[int, bytes]] = {}
-            for number in missing:
-                if number < full and wanted[number] >= SPARSE:
-                    whole = range(number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT)
-                    for name, texts in self._read(kind, whole).items():
-                        made.setdefault(name, {})[number] = pack_texts(texts)
-                else:
-                    some = [key for key in keys if key >> BLOCK_SHIFT == number]
-                    blocks[number] = self._thin(kind, some)
-            self._keep(made)
-            blocks.update(made.get(kind, {}))
+        full = self._next_key() >> BLOCK_SHIFT if missing else 0  # blocks below never change any more
+        made: dict[str, dict[int, bytes]] = {}
+        end = monotonic() + SLICE_S
+        for number in missing:
+            if number < full and wanted[number] >= SPARSE:
+                whole = range(number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT)
+                for name, texts in self._read(kind, whole).items():
+                    made.setdefault(name, {})[number] = pack_texts(texts)
+                if monotonic() > end:
+                    if number != missing[-1] and self._keep(made):
+                        return None
+                    end = inf
+            else:
+                some = [key for key in keys if key >> BLOCK_SHIFT == number]
+                blocks[number] = self._thin(kind, some)
+        self._keep(made)
+        blocks.update(made.get(kind, {}))
         return gather_texts(keys, blocks, BLOCK_SHIFT)
 
     def _thin(self, kind: str, keys: Sequence[int]) -> bytes:
@@ -121,9 +131,10 @@ class Texts:
         gone = [one for one in numbers if left.get(one[0], 0) < SPARSE]
         connection.executemany("DELETE FROM block WHERE number=?", gone)
 
-    def _keep(self, made: dict[str, dict[int, bytes]]) -> None:
+    def _keep(self, made: dict[str, dict[int, bytes]]) -> bool:
+        """False when they are only in memory."""
         if not made:
-            return
+            return True
         try:
             with self._search.write() as connection:
                 connection.executemany(
@@ -131,4 +142,5 @@ class Texts:
                     ((kind, *block) for kind, blocks in made.items() for block in blocks.items()),
                 )
         except SearchUnusable:
-            return
+            return False
+        return True

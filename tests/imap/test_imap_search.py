@@ -214,6 +214,18 @@ def test_charset_with_utf8_accept(gateway: ImapGateway, account: str) -> None:
         assert imap.bad("SEARCH CHARSET UTF-8 ALL")
 
 
+def test_uids_only(gateway: ImapGateway, account: str) -> None:
+    """RFC 9586 §3."""
+    gateway.deliver(account, *MAIL)
+    with gateway.login(account) as imap:
+        imap.ok("ENABLE UIDONLY")
+        imap.ok("SELECT INBOX")
+        for command in ("SEARCH ALL", "UID SEARCH 1:2", "UID SEARCH NOT (SEEN 1)", "SORT (DATE) UTF-8 ALL"):
+            assert imap.bad(command).startswith(b"BAD [UIDREQUIRED]")
+        assert imap.ok("UID SEARCH RETURN (SAVE) UID 2:3") == []
+        assert imap.ok("UID SEARCH $") == [b"SEARCH 2 3"]
+
+
 def test_nothing_is_expunged_in_the_middle(gateway: ImapGateway, account: str) -> None:
     """RFC 9051 §7.5.1: numbers hold during SEARCH; UIDs always do."""
     gateway.deliver(account, *MAIL)

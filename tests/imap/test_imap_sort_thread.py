@@ -38,7 +38,7 @@ THREADS = [
     ("ORDEREDSUBJECT", "(4 (1)(6))(5)(2 3)"),
     # 2 and 5 answer a message that is not there
     ("REFERENCES", "((5)(2))(3)(1 4 6)"),
-    ("REFS", "(3)((2)(5))(1 4 6)"),
+    ("REFS", "((5)(2))(3)(1 4 6)"),
 ]
 
 

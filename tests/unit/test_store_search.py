@@ -16,7 +16,7 @@ from test_store_account import SETTINGS, deliver, records
 from gateway._native import unpack_texts
 from gateway.mail.imap_facts import SORT, THREAD, section
 from gateway.mail.search_text import body_text_of, folded
-from gateway.store import search
+from gateway.store import search, texts
 from gateway.store.account import AccountFile
 from gateway.store.model import ALL_UIDS
 from gateway.store.search import BODY, HEADER, TEXT
@@ -120,10 +120,33 @@ def test_common_fields_are_read_from_blocks(file: AccountFile) -> None:
         assert search_all(file, known[-3:], "subject", "THAT") == known[-1:]
         assert search_all(file, known[-9:3:-1], "subject", "nul") == known[::-1][10:-4:8]
     for kind in (SORT_KEYS, REFERENCES):
-        texts = unpack_texts(file.texts(kind, array("Q", known)))
+        packed = file.texts(kind, array("Q", known))
+        assert packed is not None
         facts = file.facts(known)
         which = SORT if kind == SORT_KEYS else THREAD
-        assert texts == [section(one, which) for one in facts if isinstance(one, bytes)]
+        assert unpack_texts(packed) == [section(one, which) for one in facts if isinstance(one, bytes)]
+
+
+def test_blocks_are_made_in_slices(file: AccountFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "SLICE_S", 0.0)
+    deliver(file, *MAIL * 100)
+    known = keys(file)
+    steps = 0
+    while (packed := file.texts(SORT_KEYS, array("Q", known))) is None:
+        steps += 1
+    assert steps == 3
+    assert len(unpack_texts(packed)) == len(known)
+    assert search_all(file, known, "subject", "KÖLN") == known[1::8]
+
+
+def test_without_a_file_for_blocks(file: AccountFile) -> None:
+    deliver(file, *MAIL * 100)
+    (file.directory / "search.db").mkdir()  # it can be neither opened nor removed
+    known = keys(file)
+    assert search_all(file, known, "subject", "KÖLN") == known[1::8]
+    assert search_all(file, known[:9], BODY, "fox") == [known[0], known[8]]
+    assert not file.update_search()
+    assert not file.search_index_pays()
 
 
 def test_an_index_is_made_when_it_pays(file: AccountFile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,6 +282,15 @@ def _field_name(name: bytes) -> str:
     return text + ":" if text in ("text", "body") else text
 
 
+def has_sequence_numbers(key: Key) -> bool:
+    """It names messages by numbers that are no UIDs."""
+    if isinstance(key, And | Or):
+        return any(has_sequence_numbers(one) for one in key.keys)
+    if isinstance(key, Not):
+        return has_sequence_numbers(key.key)
+    return isinstance(key, Numbers) and not key.uid and key.pairs is not None
+
+
 def codec_of(charset: bytes) -> str:
     """The codec for a charset of the client's; raises BadCharset."""
     try:

@@ -33,6 +33,7 @@ from gateway.protocol.imap.search import (
     BadCharset,
     Return,
     SearchRequest,
+    has_sequence_numbers,
     search_request,
 )
 from gateway.server.imap.context import register
@@ -112,6 +113,8 @@ def planned(session: ImapSession, request: SearchRequest) -> tuple[Plan, Scope]:
     assert session.selected is not None
     if request.charset and b"UTF8=ACCEPT" in session.enabled:
         raise Bad("There is no CHARSET with UTF8=ACCEPT")  # RFC 6855 §3
+    if b"UIDONLY" in session.enabled and has_sequence_numbers(request.key):  # RFC 9586 §3
+        raise Bad("Use UIDs", b"UIDREQUIRED")
     scope = scope_of(session.selected)
     plan = plan_search(request.key, scope, int(time.time()))
     if plan.modseq:
