@@ -62,14 +62,18 @@ _COLUMNS = ", ".join(Listing._fields)
 ROWS = 500  # asked for in one statement
 
 
-def listing(file: AccountFile, user: str = "") -> tuple[list[Listing], dict[int, frozenset[str]]]:
-    """All mailboxes and names, in no order; with a user, those he may look up, and his rights there."""
+def listing(
+    file: AccountFile, user: str = "", prefix: str = ""
+) -> tuple[list[Listing], dict[int, frozenset[str]]]:
+    """All mailboxes and names that begin so, in no order; with a user, those he may look up, and his rights there."""
     database = file.database
+    sql = f"SELECT {_COLUMNS} FROM mailbox WHERE id>0"
+    bindings: tuple[str, ...] = ()
+    if prefix:
+        sql, bindings = f"{sql} AND name>=? AND name<?", (prefix, f"{prefix}\U0010ffff")
     with database.read():
         rights = lists.rights_of_user(database, user) if user else {}
-        rows = map(
-            Listing._make, database.execute(f"SELECT {_COLUMNS} FROM mailbox WHERE id>0").fetchall()
-        )
+        rows = map(Listing._make, database.execute(sql, bindings).fetchall())
         if not user:
             return list(rows), rights
         return [row for row in rows if row.selectable and "l" in rights.get(row.id, ())], rights

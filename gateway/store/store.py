@@ -217,7 +217,7 @@ class Account:
     async def listing(
         self, user: str = "", prefix: str = ""
     ) -> tuple[list[Listing], dict[int, frozenset[str]]]:
-        """All mailboxes and names that begin so, in no order; with a user, what he may look up, and his rights by id."""
+        """All mailboxes and names that begin so, in no order; with a user, what he may look up, and his rights."""
         return await self._run(lambda file: account_sharing.listing(file, user, prefix))
 
     async def rows(self, mailboxes: Sequence[int]) -> list[Listing]:

@@ -62,6 +62,22 @@ def test_what_may_lie_below(pattern: str, name: str, more: str) -> None:
         assert not model(pattern, f"{name}/{more}")
 
 
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.text("ab/%*", max_size=5), min_size=1, max_size=3), st.text("ab/", max_size=6))
+def test_what_matches_begins_with_the_prefix(patterns: list[str], name: str) -> None:
+    pattern = Pattern(patterns)
+    if pattern.matches(name):
+        assert name.startswith(pattern.prefix)
+
+
+def test_the_prefix_is_as_long_as_can_be() -> None:
+    assert Pattern(["ab/c*", "ab/cd"]).prefix == "ab/c"
+    assert Pattern(["inbox"]).prefix == "INBOX"
+    assert Pattern(["in%"]).prefix == ""
+    assert Pattern(["IN%"]).prefix == "IN"
+    assert Pattern([]).prefix == ""
+
+
 @pytest.mark.parametrize(
     "pattern",
     ["*a" * 40 + "b", "%a" * 40 + "b", "*a%" * 40 + "b", "%*" * 100 + "b", "*%a%" * 40 + "b"],

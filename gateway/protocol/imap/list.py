@@ -175,7 +175,9 @@ class Pattern:
         self._texts = [_normal(text, delimiter) for text in patterns]
         self._all = "*" in self._texts
         expressions = [_expression(text, delimiter) for text in self._texts]
-        self._matches = re.compile("|".join(expressions) if expressions else r"(?!)", re.DOTALL).fullmatch
+        self._matches = re.compile(
+            "|".join(expressions) if expressions else r"(?!)", re.DOTALL
+        ).fullmatch
         self._inbox = any(
             re.fullmatch(expression, "INBOX", re.DOTALL | re.IGNORECASE)
             for expression in expressions
@@ -187,10 +189,20 @@ class Pattern:
             return True
         return self._matches(name) is not None or (self._inbox and name == "INBOX")
 
+    @property
+    def prefix(self) -> str:
+        """All names that match, and those below them, begin so."""
+        fixed = [_fixed(text) for text in self._texts] or [""]
+        low, high = min(fixed), max(fixed)
+        at = 0
+        while at < len(low) and low[at] == high[at]:
+            at += 1
+        return "" if self._inbox and not "INBOX".startswith(low[:at]) else low[:at]
+
     def may_lie_below(self, name: str) -> bool:
         """False when neither the name nor anything below it can match: then nobody need look there."""
         for text in self._texts:
-            fixed = re.split(r"[*%]", text, maxsplit=1)[0]
+            fixed = _fixed(text)
             if len(fixed) == len(text):
                 if text == name or text.startswith(name + self._delimiter):
                     return True
@@ -199,6 +211,11 @@ class Pattern:
             ):
                 return True
         return False
+
+
+def _fixed(text: str) -> str:
+    """What stands in front of the first wildcard."""
+    return re.split(r"[*%]", text, maxsplit=1)[0]
 
 
 def _normal(text: str, delimiter: str) -> str:

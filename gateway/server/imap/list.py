@@ -1,6 +1,6 @@
 """LIST with all its options, and LSUB.
 
-Owns      LIST, LSUB; ListLines: the responses about one name, for NOTIFY too
+Owns      LIST, LSUB
 Flow      read_tree() → names that match → LIST, and STATUS, MYRIGHTS, METADATA of each where asked for
 Limits    BATCH names between two looks at whether the client reads
 Errors    those of the store
@@ -35,17 +35,18 @@ async def cmd_list(session: ImapSession, command: ImapCommand) -> Outcome:
         session.untagged(b'LIST (\\Noselect) "/" ""')
         return None
     pattern = Pattern(request.patterns)
-    tree = await read_tree(session, pattern.may_lie_below)
+    tree = await read_tree(session, pattern.may_lie_below, pattern.prefix)
     found = _select(tree, pattern, request)
     lines = ListLines(session, tree, request)
-    if request.metadata:
-        await lines.read_metadata()
+    await lines.read(found)
+    more = bool(request.status or request.rights or request.metadata)
     for start in range(0, len(found), BATCH):
         pieces = []
         for name, children in found[start : start + BATCH]:
-            pieces.append(lines.list_line(name, children))
-            if request.status or request.rights or request.metadata:
-                pieces += await lines.more(name)
+            octets = mailbox_octets(name, session.machine.utf8)
+            pieces.append(lines.list_line(name, octets, children))
+            if more:
+                pieces += lines.more(name, octets)
         session.send(b"".join(pieces))
         await session.drained()
     return None
@@ -89,11 +90,11 @@ class ListLines:
         self._session = session
         self._tree = tree
         self._request = request
-        self._utf8 = session.machine.utf8
         self._status = StatusFormat(session, request.status) if request.status else None
         modern = request.extended or b"IMAP4REV2" in session.enabled
         self._nonexistent = "\\NonExistent" if modern else "\\Noselect"  # RFC 5258 §3: implied
         self._metadata: dict[tuple[str, int], dict[str, bytes]] = {}
+        self._deleted: dict[str, int] = {}  # DELETED-STORAGE, where it is not 0
         criteria = [
             word
             for word, on in (
@@ -103,38 +104,42 @@ class ListLines:
             if on
         ]
         self._childinfo = b' ("CHILDINFO" (' + " ".join(f'"{c}"' for c in criteria).encode() + b"))"
+        self._show_subscribed = request.return_subscribed
 
-    def list_line(self, name: str, children: bool = False, extended: bytes = b"") -> bytes:
-        """* LIST; children: CHILDINFO (RFC 5258 §3.5); extended: more such data."""
+    async def read(self, found: Iterable[tuple[str, bool]]) -> None:
+        """What the tree does not have."""
+        if self._request.metadata:
+            await self._read_metadata()
+        if self._status is not None and self._status.needs_deleted_octets:
+            for name, _ in found:
+                row = self._tree.rows.get(name)
+                if row is not None and row.deleted and "r" in self._tree.rights(name):
+                    self._deleted[name] = await deleted_octets(self._account(name), row)
+
+    def list_line(self, name: str, octets: bytes, children: bool) -> bytes:
+        """* LIST; octets: the name as it is sent; children: with CHILDINFO (RFC 5258 §3.5)."""
         tree = self._tree
         row = tree.rows.get(name)
-        words = "\\HasChildren" if name in tree.parents else "\\HasNoChildren"
+        words = b"\\HasChildren" if name in tree.parents else b"\\HasNoChildren"
         if row is None:
-            words = f"{self._nonexistent} {words}"
+            words = b"%b %b" % (self._nonexistent.encode(), words)
         elif row.special_use and name not in tree.foreign:
-            words = f"{words} {row.special_use}"
-        if self._request.return_subscribed and name in tree.subscribed:
-            words = f"{words} \\Subscribed"
-        return b'* LIST (%b) "/" %b%b%b\r\n' % (
-            words.encode(),
-            mailbox_octets(name, self._utf8),
-            self._childinfo if children else b"",
-            extended,
-        )
+            words = b"%b %b" % (words, row.special_use.encode())
+        if self._show_subscribed and name in tree.subscribed:
+            words += b" \\Subscribed"
+        if children:
+            return b'* LIST (%b) "/" %b%b\r\n' % (words, octets, self._childinfo)
+        return b'* LIST (%b) "/" %b\r\n' % (words, octets)
 
-    async def more(self, name: str) -> list[bytes]:
+    def more(self, name: str, octets: bytes) -> list[bytes]:
         """What else was asked for; nothing about names that are no mailboxes."""
         row = self._tree.rows.get(name)
         if row is None:
             return []
         pieces = []
-        octets = mailbox_octets(name, self._utf8)
         rights = self._tree.rights(name)
         if self._status is not None and "r" in rights:
-            size = 0
-            if self._status.needs_deleted_octets:
-                size = await deleted_octets(self._account(name), row)
-            pieces.append(self._status.response(octets, row, size))
+            pieces.append(self._status.response(octets, row, self._deleted.get(name, 0)))
         if self._request.rights:
             shown = show_rights(rights, old=True).encode()
             pieces.append(b"* MYRIGHTS %b %b\r\n" % (octets, shown))
@@ -145,7 +150,7 @@ class ListLines:
             pieces.append(metadata_response(octets, values))
         return pieces
 
-    async def read_metadata(self) -> None:
+    async def _read_metadata(self) -> None:
         """One statement for each account."""
         session = self._session
         for owner in {"", *(where.owner for where in self._tree.foreign.values())}:
@@ -173,13 +178,13 @@ async def cmd_lsub(session: ImapSession, command: ImapCommand) -> Outcome:
         session.untagged(b'LSUB (\\Noselect) "/" ""')
         return None
     tree = Tree()
-    for row in (await session.account.listing())[0]:
+    pattern = Pattern((text,))
+    for row in (await session.account.listing(prefix=pattern.prefix))[0]:
         if row.subscribed:
             tree.subscribed.add(row.name)
-    request = ListRequest((text,), subscribed=True, recursive=True)
     utf8 = session.machine.utf8
     pieces = []
-    for name, _ in _select(tree, Pattern(request.patterns), request):
+    for name, _ in _select(tree, pattern, ListRequest(subscribed=True, recursive=True)):
         # RFC 3501 §6.3.9: \Noselect here says that only something below it is subscribed.
         words = b"" if name in tree.subscribed else b"\\Noselect"
         pieces.append(b'* LSUB (%b) "/" %b\r\n' % (words, mailbox_octets(name, utf8)))

@@ -76,11 +76,16 @@ def in_order(name: str) -> str:
     return name.replace(SEPARATOR, "\0")  # no name has a NUL
 
 
-async def read_tree(session: ImapSession, wanted: Callable[[str], bool] = lambda _: True) -> Tree:
-    """wanted(name): may anything at or below this name of another hierarchy be of interest?"""
+async def read_tree(
+    session: ImapSession, wanted: Callable[[str], bool] = lambda _: True, prefix: str = ""
+) -> Tree:
+    """wanted(name): may anything at or below this name of another hierarchy be of interest?
+
+    prefix: what names of interest begin with; what lies above them is not there then.
+    """
     tree = Tree()
     paths = prefixes(session.service.config)
-    rows, _ = await session.account.listing()
+    rows, _ = await session.account.listing(prefix=prefix)
     tops = tuple(top for top in (paths.others, paths.shared) if top)
     hidden = tuple(f"{top}{SEPARATOR}" for top in tops)
     for row in rows:
