@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import model_data
 
+# The sanitizers see nothing in a model, and take their time.
+MODELS = [] if "asan" in os.environ.get("LD_PRELOAD", "") else ["model"]
 
-@pytest.fixture(params=["model", *native_dot.kernels()])
+
+@pytest.fixture(params=[*MODELS, *native_dot.kernels()])
 def dot(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     """gateway._native.dot with one of its kernels, or the model of it."""
     if request.param == "model":
