@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Any, Protocol
 
-from gateway._native import record_column
+from gateway._native import ranges_of_uids, record_column
 from gateway.mail.imap_facts import ORIGIN, section
 from gateway.mail.unique_id import UniqueIds
 from gateway.store.errors import StoreError
 from gateway.store.large import LargeContent
-from gateway.store.model import SEEN, Content, Mailbox, ranges_of
+from gateway.store.model import SEEN, Content, Mailbox
 from gateway.store.store import Account
 
 READ_OCTETS = 1 << 20  # read at once; a message above it is read in slices
@@ -131,9 +131,7 @@ class Maildrop:
             await self._tell([i for i in part if self._fetched[i]], trace)
             for i in part:
                 self._fetched[i] = 0
-            await self.account.expunge(
-                self.mailbox.id, ranges_of(self._uids[i] for i in part), deleted_only=False
-            )
+            await self.account.expunge(self.mailbox.id, self._ranges(part), deleted_only=False)
 
     async def mark_seen(self, trace: Trace) -> None:
         """What was fetched for the first time gets \\Seen."""
@@ -142,9 +140,10 @@ class Maildrop:
         for start in range(0, len(indices), CHANGE_MESSAGES):
             part = indices[start : start + CHANGE_MESSAGES]
             await self._tell(part, trace)
-            await self.account.store(
-                self.mailbox.id, ranges_of(self._uids[i] for i in part), add=("\\Seen",)
-            )
+            await self.account.store(self.mailbox.id, self._ranges(part), add=("\\Seen",))
+
+    def _ranges(self, indices: Sequence[int]) -> bytes:
+        return ranges_of_uids(array("I", [self._uids[i] for i in indices]))
 
     async def _tell(self, fetched: Sequence[int], trace: Trace) -> None:
         """The trace of these messages' delivery ends with their first reader."""

@@ -180,35 +180,40 @@ class Messages:
     def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
         """RFC 9051 §6.4.3; deleted_only: those of the ranges that have \\Deleted."""
         row = row_of(self._database, mailbox)
-        removed = self._remove(row, ranges, DELETED if deleted_only else 0)
+        removed, keys = self._remove(row, ranges, DELETED if deleted_only else 0)
         if not removed:
             return Expunged(b"", 0)
-        self._contents.release(message_keys(removed))
+        self._contents.release(keys)
         row.save(self._database)
-        return Expunged(record_column(removed, "uid"), row.highestmodseq)
+        return Expunged(removed, row.highestmodseq)
 
-    def _remove(self, row: IndexRow, ranges: bytes, must: int) -> bytes:
-        """The records are out of the index and in the history; the caller saves the row."""
-        parts: list[bytes] = []
+    def _remove(self, row: IndexRow, ranges: bytes, must: int) -> tuple[bytes, array[int]]:
+        """The records are out of the index and in the history; the caller saves the row.
+
+        Returns their UIDs, as u32, and the keys of their messages: 12 octets each of maybe a million.
+        """
+        found = bytearray()
+        keys = array("Q")
 
         def work(records: bytes) -> bytes | None:
             kept, gone = split_records(records, ranges, must)
             if not gone:
                 return None
-            parts.append(gone)
+            found.extend(record_column(gone, "uid"))
+            keys.frombytes(record_column(gone, "message"))
             return kept
 
         change(self._database, row, ranges, work)
-        removed = b"".join(parts)
+        removed = bytes(found)
         if removed:
             row.highestmodseq += 1
-            gone = ranges_of_uids(record_column(removed, "uid"))
+            gone = ranges_of_uids(removed)
             self._database.execute(
                 "INSERT INTO expunged VALUES(?,?,?)", (row.id, row.highestmodseq, gone)
             )
             if row.highestmodseq % _TRIM_EVERY == 0:
                 self._trim_history(row)
-        return removed
+        return removed, keys
 
     def _trim_history(self, row: IndexRow) -> None:
         octets = 0
