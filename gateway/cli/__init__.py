@@ -18,7 +18,7 @@ COMMANDS = {
     "check": "tell what is wrong with a configuration, and what it means",
     "user": "add, list, change and remove accounts",
     "alias": "addresses that stand for others",
-    "mailbox": "see, check, import, export and expunge the mail of accounts",
+    "mailbox": "see, check, import, export, expunge and share the mail of accounts",
     "queue": "see and change what waits for delivery",
     "trace": "tell the life of a message",
     "top": "watch a running gateway",

@@ -29,7 +29,9 @@ from gateway.cli.common import (
     size,
 )
 from gateway.config_model import Config
+from gateway.mail.imap_rights import ANYONE, AUTHENTICATED, parse_rights
 from gateway.notice_link import send_notices
+from gateway.store import account_sharing
 from gateway.store.account import AccountFile
 from gateway.store.check import Report, check_account
 from gateway.store.errors import StoreError
@@ -38,6 +40,7 @@ from gateway.store.mbox import export_mbox, import_mbox
 from gateway.store.model import DELETED, SEEN, Mailbox, Notice, ranges_of, records_of
 from gateway.store.names import account_directory, account_names
 from gateway.store.notices import encode_notices
+from gateway.store.shares import Shares
 from gateway.store.transfer import Import
 
 DAY_S = 86400
@@ -149,6 +152,8 @@ def check(accounts: tuple[str, ...], no_repair: bool, as_json: bool, config_file
                     repair=not no_repair,
                     progress=shown,
                 )
+                if not no_repair:
+                    _share_again(config, name)
             except StoreError as error:
                 _refused(error)
         reports.append(report)
@@ -158,6 +163,17 @@ def check(accounts: tuple[str, ...], no_repair: bool, as_json: bool, config_file
         print_json([_report_json(report) for report in reports])
     if any(finding.lost or no_repair for report in reports for finding in report.findings):
         raise SystemExit(FAILED)
+
+
+def _share_again(config: Config, name: str) -> None:
+    """What the account shares is known to those it shares with."""
+    file = AccountFile(account_directory(config.store_dir, name), config.store)
+    shares = Shares(config.store_dir)
+    try:
+        account_sharing.resync(file, name, shares)
+    finally:
+        shares.close()
+        file.close()
 
 
 def _print_report(report: Report) -> None:
@@ -331,6 +347,78 @@ def expunge(
         print_json({"mailbox": box.name, "expunged": count})
     else:
         click.echo(f"{box.name}: {count} expunged")
+
+
+@command.group("acl")
+def acl() -> None:
+    """See and change who else may use the mailboxes of an account (RFC 4314)."""
+
+
+@acl.command("list")
+@click.argument("account")
+@click.argument("mailbox", required=False)
+@json_option
+@config_option
+def acl_list(account: str, mailbox: str | None, as_json: bool, config_file: str) -> None:
+    """With whom ACCOUNT shares MAILBOX, or any of its mailboxes; what is taken away has "-" before the name."""
+    config = _prepared(config_file)
+    rows: list[dict[str, str]] = []
+    with _account(config, account) as file:
+        boxes = [file.mailbox(mailbox)] if mailbox else file.mailboxes()
+        for box in boxes:
+            for identifier, rights in account_sharing.acl(file, box.id).items():
+                rows.append({"mailbox": box.name, "identifier": identifier, "rights": rights})
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ("mailbox", "identifier", "rights")
+        print_table("", columns, [tuple(row[column] for column in columns) for row in rows])
+
+
+@acl.command("set")
+@click.argument("account")
+@click.argument("mailbox")
+@click.argument("identifier")
+@click.argument("rights")
+@click.option("--add", "how", flag_value="+", help="the RIGHTS beside those there are")
+@click.option("--remove", "how", flag_value="-", help="these RIGHTS no longer")
+@click.option("--deny", is_flag=True, help="take the RIGHTS away, whoever else grants them")
+@config_option
+def acl_set(
+    account: str,
+    mailbox: str,
+    identifier: str,
+    rights: str,
+    how: str | None,
+    deny: bool,
+    config_file: str,
+) -> None:
+    """Let IDENTIFIER, an account or "anyone", have RIGHTS on MAILBOX of ACCOUNT; "" forgets it.
+
+    RIGHTS are letters: l look up, r read, s keep \\Seen, w change other flags, i insert, p post, k make
+    mailboxes within, x delete it, t set \\Deleted, e expunge, a administer.
+    """
+    config = _prepared(config_file)
+    who = identifier.lower()
+    user = ("-" if deny else "") + (
+        who if who in (ANYONE, AUTHENTICATED) else name_or_exit(config, who)
+    )
+    try:
+        letters = parse_rights(rights)
+    except ValueError as error:
+        fail(str(error), 2)
+    owner = name_or_exit(config, account)
+    if user.removeprefix("-") == owner:
+        fail("its owner may do everything with a mailbox", 2)
+    shares = Shares(config.store_dir)
+    with _account(config, account) as file:
+        box = file.mailbox(mailbox)
+        entries_max = config.imap.acl_entries
+        account_sharing.set_acl(file, owner, shares, box.id, user, how or "", letters, entries_max)
+        shares.close()
+        _tell(config, account, file)
+        now = account_sharing.acl(file, box.id).get(user, "")
+    click.echo(f"{box.name}: {user} {now or 'has no entry'}")
 
 
 # -- shared ------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from gateway.store.maildir import (
 )
 from gateway.store.mbox import export_mbox, import_mbox
 from gateway.store.model import ALL_UIDS
+from gateway.store.shares import Shares
 
 CONFIG = """
 hostname = "mx.example.test"
@@ -187,3 +188,38 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     account.close()
     assert "found: INBOX: counters" in run("check", "--no-repair", code=1)
     assert "repaired: INBOX: counters" in run("check")
+
+
+def test_sharing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gw.toml").write_text(CONFIG)
+    monkeypatch.setenv("GATEWAY_CONFIG", "gw.toml")
+    make_maildir(tmp_path / "maildir")
+    run("import", "alice@example.test", "maildir")
+    bob, carol = "bob@example.test", "carol@example.test"
+    assert "lrw" in run("acl", "set", "alice@example.test", "INBOX", "Bob@Example.Test", "lrw")
+    run("acl", "set", "alice@example.test", "INBOX", bob, "s", "--add")
+    run("acl", "set", "alice@example.test", "INBOX", bob, "w", "--remove")
+    run("acl", "set", "alice@example.test", "Sent/2024", "anyone", "l")
+    run("acl", "set", "alice@example.test", "Sent/2024", carol, "l", "--deny")
+    listed = orjson.loads(run("acl", "list", "alice@example.test", "--json"))
+    assert [tuple(one.values()) for one in listed] == [
+        ("INBOX", bob, "lrs"),
+        ("Sent/2024", f"-{carol}", "l"),
+        ("Sent/2024", "anyone", "l"),
+    ]
+    assert carol not in run("acl", "list", "alice@example.test", "INBOX")
+    shares = Shares(tmp_path / "state/store")
+    assert shares.owners(bob) == shares.owners(carol) == ["alice@example.test"]
+    shares.replace("alice@example.test", [])
+    run("check")  # puts right what a backup may have left behind
+    assert shares.owners(bob) == ["alice@example.test"]
+    run("acl", "set", "alice@example.test", "INBOX", bob, "")
+    run("acl", "set", "alice@example.test", "Sent/2024", "anyone", "")
+    assert shares.owners(bob) == []
+    shares.close()
+    assert "no right" in run("acl", "set", "alice@example.test", "INBOX", bob, "lz", code=2)
+    assert "owner" in run(
+        "acl", "set", "alice@example.test", "INBOX", "alice@example.test", "l", code=2
+    )
+    assert "no mailbox" in run("acl", "set", "alice@example.test", "None", bob, "l", code=1)
