@@ -138,14 +138,18 @@ class Account:
         self,
         work: Callable[[AccountFile], T],
         changed: Callable[[Any], list[tuple[int, int]]] = _nothing,
+        *,
+        quick: bool = False,
     ) -> T:
-        """changed: the (mailbox id, modseq) pairs that others must hear of."""
-        return await self._ask(work, changed)
+        """changed: the (mailbox id, modseq) pairs that others must hear of; quick: a few rows are read, no more."""
+        return await self._ask(work, changed, quick=quick)
 
     def _ask(
         self,
         work: Callable[[AccountFile], T],
         changed: Callable[[Any], list[tuple[int, int]]] = _nothing,
+        *,
+        quick: bool = False,
     ) -> asyncio.Future[T]:
         """The same, begun at once."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -158,7 +162,7 @@ class Account:
             else:
                 future.set_result(result)
 
-        self._pool.submit(self.name, work, done, create=self._create, notices=changed)
+        self._pool.submit(self.name, work, done, create=self._create, notices=changed, quick=quick)
         return future
 
     # -- mailboxes -----------------------------------------------------------------------------------------------
@@ -169,11 +173,11 @@ class Account:
 
     async def mailbox(self, name: str) -> Mailbox:
         """NoSuchMailbox when there is none to select."""
-        return await self._run(lambda file: file.mailbox(name))
+        return await self._run(lambda file: file.mailbox(name), quick=True)
 
     async def mailbox_by_id(self, mailbox: int) -> Mailbox:
         """The same for one that is known; NoSuchMailbox when it was deleted meanwhile."""
-        return await self._run(lambda file: file.mailbox_by_id(mailbox))
+        return await self._run(lambda file: file.mailbox_by_id(mailbox), quick=True)
 
     async def create(self, name: str, special_use: Iterable[str] = ()) -> Mailbox:
         """A new mailbox, and those it lies in (RFC 9051 §6.3.4)."""
@@ -226,7 +230,7 @@ class Account:
 
     async def access(self, name: str, user: str = "") -> Access:
         """The mailbox of that name, if there is one, and what the user may do with it."""
-        return await self._run(lambda file: account_sharing.access(file, name, user))
+        return await self._run(lambda file: account_sharing.access(file, name, user), quick=True)
 
     async def sharers(self) -> list[str]:
         """The accounts that may have something this one can see."""
@@ -329,14 +333,20 @@ class Account:
         names: Sequence[str],
         work: Callable[[list[Any]], T],
         done: Callable[[T, StoreError | None], None],
+        *,
+        quick: bool = False,
     ) -> None:
-        """The same; done(result, None) or done(None, error) is called on the loop, at the end of this turn or later."""
+        """The same; done(result, None) or done(None, error) is called on the loop, maybe before this returns.
+
+        quick: it is little, and may be read without a thread if it is in memory.
+        """
         self._pool.submit(
             self.name,
             lambda file: work(file.columns(keys, names)),
             done,
             create=self._create,
             notices=_nothing,
+            quick=quick,
         )
 
     async def open_large(self, key: int) -> LargeContent | None:

@@ -42,6 +42,7 @@ WINDOW_OCTETS = 1 << 20
 LARGE_OCTETS = 2 << 20  # a message above it is not held in memory
 SYNC_MESSAGES = 4096  # so many are answered from the records at once, without a task
 SMALL_MESSAGES = 64  # so many are read and answered in one step
+QUICK_OCTETS = 65_536  # of messages, that are read without a thread
 SEEN_MESSAGES = 1024  # that become \\Seen share a transaction
 
 # Packed sequence numbers (u32) and the records that belong to them.
@@ -143,6 +144,7 @@ def _fetch_small(session: ImapSession, account: Account, plan: Plan, window: Win
         plan.names,
         lambda columns: plan.answer(numbers, records, columns),
         done,
+        quick=sum_records(records)[3] <= QUICK_OCTETS,
     )
     return PENDING
 
