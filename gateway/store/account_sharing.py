@@ -1,6 +1,6 @@
 """What AccountFile does about access rights, lists for other users, and annotations.
 
-Owns      Listing, Access; listing(), rows(), access(), acl(), set_acl(), resync(), read_annotations(),
+Owns      Listing, Access; listing(), subscriptions(), rows(), access(), acl(), set_acl(), resync(), read_annotations(),
           write_annotations(), annotation_changes()
 Flow      store.py → one of these, each one transaction
 Errors    StoreError kinds
@@ -77,6 +77,14 @@ def listing(
         if not user:
             return list(rows), rights
         return [row for row in rows if row.selectable and "l" in rights.get(row.id, ())], rights
+
+
+def subscriptions(file: AccountFile, prefix: str = "") -> list[str]:
+    """Names that the owner subscribed to and that begin so, in order; they need not exist."""
+    sql = "SELECT name FROM mailbox WHERE subscribed=1 AND name>=? AND name<? ORDER BY name"
+    with file.database.read():
+        found = file.database.execute(sql, (prefix, f"{prefix}\U0010ffff")).fetchall()
+    return [name for (name,) in found]
 
 
 def rows(file: AccountFile, mailboxes: Sequence[int]) -> list[Listing]:

@@ -22,6 +22,7 @@ CREATE TABLE acl(
 CREATE TABLE annotation(
   mailbox INTEGER, user TEXT, entry TEXT, value BLOB, changed INTEGER NOT NULL,
   PRIMARY KEY(mailbox, user, entry)) WITHOUT ROWID;
+CREATE INDEX subscription ON mailbox(name) WHERE subscribed=1;
 """
 
 SCHEMA = (

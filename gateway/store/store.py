@@ -224,6 +224,10 @@ class Account:
         """All mailboxes and names that begin so, in no order; with a user, what he may look up, and his rights."""
         return await self._run(lambda file: account_sharing.listing(file, user, prefix))
 
+    async def subscriptions(self, prefix: str = "") -> list[str]:
+        """Names that the owner subscribed to and that begin so; they need not exist."""
+        return await self._run(lambda file: account_sharing.subscriptions(file, prefix))
+
     async def rows(self, mailboxes: Sequence[int]) -> list[Listing]:
         """These mailboxes now, in no order; those that are gone are left out."""
         return await self._run(lambda file: account_sharing.rows(file, mailboxes))

@@ -179,9 +179,7 @@ async def cmd_lsub(session: ImapSession, command: ImapCommand) -> Outcome:
         return None
     tree = Tree()
     pattern = Pattern((text,))
-    for row in (await session.account.listing(prefix=pattern.prefix))[0]:
-        if row.subscribed:
-            tree.subscribed.add(row.name)
+    tree.subscribed.update(await session.account.subscriptions(pattern.prefix))
     utf8 = session.machine.utf8
     pieces = []
     for name, _ in _select(tree, pattern, ListRequest(subscribed=True, recursive=True)):
