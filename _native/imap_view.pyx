@@ -97,12 +97,12 @@ def patch_records(records, changed, gone):
     return result if kept == octets.count else result[: kept * sizeof(record_t)]
 
 
-def diff_records(old, new, bint keep):
-    """What became of old records: (positions, UIDs, result, positions of the changed, the changed).
+def diff_records(old, new, bint keep, uint32_t old_number=0, uint32_t new_number=0):
+    """What became of old records: (numbers, UIDs, result, numbers of the changed, the changed).
 
-    The first two are of those that new lacks, positions counted from 0 in old.  result: new itself, or with keep also
-    the records that are only in old.  Changed are those whose flags or modseq differ, as new has them; their positions
-    are those in result.
+    The first two are of those that new lacks; the first of old has old_number.  result: new itself, or with keep also
+    the records that are only in old.  Changed are those whose flags or modseq differ, as new has them; their numbers
+    are those in result, whose first has new_number.
     """
     cdef _Octets olds = _Octets(old, sizeof(record_t))
     cdef _Octets news = _Octets(new, sizeof(record_t))
@@ -126,7 +126,7 @@ def diff_records(old, new, bint keep):
     with nogil:
         while i < olds.count or j < news.count:
             if j == news.count or (i < olds.count and a[i].uid < b[j].uid):
-                gone_at[gone] = <uint32_t>i
+                gone_at[gone] = old_number + <uint32_t>i
                 gone_uid[gone] = a[i].uid
                 gone += 1
                 if target != NULL:
@@ -136,7 +136,7 @@ def diff_records(old, new, bint keep):
                 continue
             if i < olds.count and a[i].uid == b[j].uid:
                 if a[i].flags != b[j].flags or a[i].modseq != b[j].modseq:
-                    where[changed] = <uint32_t>at
+                    where[changed] = new_number + <uint32_t>at
                     what[changed] = b[j]
                     changed += 1
                 i += 1

@@ -8,12 +8,14 @@ def patch_records(records: bytes, changed: Buffer, gone: Buffer) -> bytes:
     UIDs of changed that records lacks are left out.  Returns `records` itself when nothing is different.
     """
 
-def diff_records(old: Buffer, new: bytes, keep: bool) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """What became of old records: (positions, UIDs, result, positions of the changed, the changed).
+def diff_records(
+    old: Buffer, new: bytes, keep: bool, old_number: int = 0, new_number: int = 0
+) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """What became of old records: (numbers, UIDs, result, numbers of the changed, the changed).
 
-    The first two are of those that new lacks, positions counted from 0 in old.  result: new itself, or with keep also
-    the records that are only in old.  Changed are those whose flags or modseq differ, as new has them; their positions
-    are those in result.
+    The first two are of those that new lacks; the first of old has old_number.  result: new itself, or with keep also
+    the records that are only in old.  Changed are those whose flags or modseq differ, as new has them; their numbers
+    are those in result, whose first has new_number.
     """
 
 def select_records(records: bytes, ranges: Buffer, number: int) -> tuple[bytes, bytes]:

@@ -62,13 +62,14 @@ def test_patch(mailbox: Mailbox, changed: Mailbox, gone: set[int]) -> None:
 def test_diff(old: Mailbox, new: Mailbox, keep: bool) -> None:
     result = {**old, **new} if keep else new
     olds, results = sorted(old), sorted(result)
+    first = 5, 9
     gone = [uid for uid in olds if uid not in new]
     changed = [uid for uid in olds if uid in new and old[uid] != new[uid]]
-    assert diff_records(pack(old), pack(new), keep) == (
-        u32(olds.index(uid) for uid in gone),
+    assert diff_records(pack(old), pack(new), keep, *first) == (
+        u32(5 + olds.index(uid) for uid in gone),
         u32(gone),
         pack(result),
-        u32(results.index(uid) for uid in changed),
+        u32(9 + results.index(uid) for uid in changed),
         pack({uid: new[uid] for uid in changed}),
     )
 

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import accumulate, compress
+from operator import is_, is_not
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway._native import (
@@ -54,15 +56,13 @@ class Index:
 
     __slots__ = ("chunks", "count", "starts")
 
-    def __init__(self, chunks: Sequence[bytes]) -> None:
-        self.chunks = [chunk for chunk in chunks if chunk]
-        starts = array("I", (1,))
-        at = 1
-        for chunk in self.chunks:
-            at += len(chunk) // RECORD_OCTETS
-            starts.append(at)
+    def __init__(self, chunks: list[bytes], starts: array[int] | None = None) -> None:
+        """starts: of another index, whose chunks are as long."""
+        if starts is None:
+            starts = array("I", accumulate((len(c) // RECORD_OCTETS for c in chunks), initial=1))
+        self.chunks = chunks
         self.starts = starts
-        self.count = at - 1
+        self.count = starts[-1] - 1
 
     @property
     def last_uid(self) -> int:
@@ -73,33 +73,42 @@ class Index:
         """The first so many messages; itself when there are no more."""
         if self.count <= count:
             return self
+        if not count:
+            return EMPTY
         whole = bisect_right(self.starts, count) - 1  # the chunk that has the last one
-        end = (count + 1 - self.starts[whole]) * RECORD_OCTETS if count else 0
+        end = (count + 1 - self.starts[whole]) * RECORD_OCTETS
         return Index([*self.chunks[:whole], self.chunks[whole][:end]])
 
     def patched(self, changed: bytes, gone: bytes) -> Index:
         """With these records, new ones at the end, and without the UIDs in the ranges; itself when nothing differs."""
-        chunks: list[bytes] = []
-        differs = False
-        for chunk in self.chunks:
-            new = patch_records(chunk, changed, gone)
-            if new is not chunk:
-                differs = True
-                if len(new) < SMALL_OCTETS and chunks and len(chunks[-1]) + len(new) <= CHUNK_OCTETS:
-                    chunks[-1] += new
-                    continue
-            chunks.append(new)
+        chunks = self.chunks
+        first, last = _bounds(changed, gone)
+        start = max(0, bisect_right(chunks, first, key=_first_uid) - 1)
+        end = bisect_right(chunks, last, key=_first_uid)
+        middle = [patch_records(chunk, changed, gone) for chunk in chunks[start:end]]
+        same = list(map(is_, middle, chunks[start:end]))
         added = _above(changed, self.last_uid)
-        if added:
-            differs = True
-            if chunks and len(chunks[-1]) + len(added) <= CHUNK_OCTETS:
-                chunks[-1] += added
+        if all(same) and not added:
+            return self
+        if not added and list(map(len, middle)) == list(map(len, chunks[start:end])):
+            return Index([*chunks[:start], *middle, *chunks[end:]], self.starts)
+        joined = chunks[:start]
+        for chunk, untouched in zip(middle, same, strict=True):
+            if not chunk:
+                continue
+            if not untouched and len(chunk) < SMALL_OCTETS and joined and len(joined[-1]) + len(chunk) <= CHUNK_OCTETS:
+                joined[-1] += chunk
             else:
-                chunks += [added[at : at + CHUNK_OCTETS] for at in range(0, len(added), CHUNK_OCTETS)]
-        return Index(chunks) if differs else self
+                joined.append(chunk)
+        joined += chunks[end:]
+        if added and joined and len(joined[-1]) + len(added) <= CHUNK_OCTETS:
+            joined[-1] += added
+        else:
+            joined += [added[at : at + CHUNK_OCTETS] for at in range(0, len(added), CHUNK_OCTETS)]
+        return Index(joined)
 
 
-EMPTY = Index(())
+EMPTY = Index([])
 
 
 class Update(NamedTuple):
@@ -201,6 +210,13 @@ class View:
         except IndexError:
             raise Bad(f"The mailbox has {index.count} messages") from None
 
+    def existing(self, pairs: bytes) -> bytes:
+        """Sequence numbers as sent, as ranges of UIDs; what is beyond the end is passed over."""
+        index = self.index
+        if index.count == 0:
+            return b""
+        return numbers_to_uids(index.chunks, index.starts, resolve_set(pairs, index.count))
+
     def number_ranges(self, pairs: bytes) -> bytes:
         """A set of sequence numbers as sent, as ranges; raises Bad for numbers beyond the end."""
         sent = array("I", pairs)
@@ -285,6 +301,8 @@ class View:
             self.claims_recent = self.recent_uid != NEVER_RECENT
             return NOTHING._replace(exists=True)
         assert index is not None and newest is not None, "a watch that is loaded loads its views"
+        if index.starts is newest.starts:  # the same messages in the same chunks
+            return self._update_flags(index, newest)
         gone_numbers, gone_uids = array("I"), array("I")
         changed: list[tuple[bytes, bytes]] = []
         chunks: list[bytes] = []
@@ -296,15 +314,15 @@ class View:
                 before += count
                 after += count
                 continue
-            found = diff_records(b"".join(old), b"".join(new), not expunges)
-            positions, uids, result, changed_at, changed_records = found
-            if positions and expunges:
-                gone_numbers.extend(before + 1 + at for at in array("I", positions))
+            gone, uids, result, numbers, records = diff_records(
+                b"".join(old), b"".join(new), not expunges, before + 1, after + 1
+            )
+            if gone and expunges:
+                gone_numbers.frombytes(gone)
                 gone_uids.frombytes(uids)
-            if changed_at:
-                numbers = array("I", (after + 1 + at for at in array("I", changed_at)))
-                changed.append((numbers.tobytes(), changed_records))
-            chunks += [result] if positions and not expunges else new
+            if numbers:
+                changed.append((numbers, records))
+            chunks += [result] if gone and not expunges else new
             before += sum(map(len, old)) // RECORD_OCTETS
             after += len(result) // RECORD_OCTETS
         exists = after + len(gone_uids) > before
@@ -315,6 +333,27 @@ class View:
         )
         self._index = Index(chunks) if ghosts else newest
         return Update(gone_numbers, gone_uids, exists, changed)
+
+
+    def _update_flags(self, old: Index, new: Index) -> Update:
+        changed = []
+        for at in compress(range(len(new.chunks)), map(is_not, old.chunks, new.chunks)):
+            number = new.starts[at]
+            numbers, records = diff_records(old.chunks[at], new.chunks[at], False, number, number)[3:]
+            if numbers:
+                changed.append((numbers, records))
+        self._index = new
+        return NOTHING._replace(changed=changed)
+
+
+def _bounds(records: bytes, ranges: bytes) -> tuple[int, int]:
+    """The lowest and the highest UID that either names."""
+    low, high = UID_MAX, 0
+    if records:
+        low, high = _first_uid(records), _uid(records, -RECORD_OCTETS)
+    if ranges:
+        low, high = min(low, _first_uid(ranges)), max(high, int.from_bytes(ranges[-4:], "little"))
+    return low, high
 
 
 def _uid(records: bytes, at: int) -> int:

@@ -3,8 +3,8 @@
     Owns      Watches, Watch
     Flow      a Notice of the store → stale → refresh() asks changes() once → the sessions that wait (IDLE, NOTIFY) are
               told in the same turn of the loop; all others when they complete their next command
-    Limits    a Watch lives while a session has its mailbox selected; the index of a mailbox with more than
-              LAZY_MESSAGES is read when something needs it
+    Limits    a Watch lives while a session has its mailbox selected; the UNUSED_MAX last ones live on, with UNUSED_OCTETS
+              of records.  The index of a mailbox with more than LAZY_MESSAGES is read when something needs it
     Errors    StoreError of refresh() goes to whoever asked; for those in IDLE it is logged and tried again at the
               next notice
     Blocking  never
@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from gateway._native import diff_records, split_records
+from gateway._native import RECORD_OCTETS, diff_records, split_records
 from gateway.server.imap.view import CHUNK_OCTETS, EMPTY, Index
 from gateway.store.errors import NoSuchMailbox, StoreError
 from gateway.store.model import RECORD, UID_MAX, Mailbox, Notice
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAZY_MESSAGES = 20_000
+UNUSED_MAX = 64
+UNUSED_OCTETS = 8 << 20
 RANGE = struct.Struct("<II")
 
 
@@ -50,14 +53,21 @@ class Watches:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._watches: dict[tuple[str, int], Watch] = {}
+        self._unused: OrderedDict[Watch, int] = OrderedDict()  # the longest unused first → octets of records
+        self._unused_octets = 0
 
     async def open(self, account: Account, mailbox: Mailbox) -> Watch:
         """The watch of that mailbox, as new as the row given; leave() it when the session is done with it."""
         key = (account.name, mailbox.id)
         watch = self._watches.get(key)
+        if watch is not None and watch.mailbox.uidvalidity != mailbox.uidvalidity:
+            self._replace(watch)  # the account was removed, and made again
+            watch = None
         if watch is None:
             watch = self._watches[key] = Watch(account, mailbox)
             watch.unsubscribe = self._store.notices.subscribe(account.name, watch.noticed)
+        elif watch in self._unused:
+            self._unused_octets -= self._unused.pop(watch)
         watch.sessions += 1
         try:
             if watch.index is None and watch.mailbox.messages <= LAZY_MESSAGES:
@@ -72,9 +82,29 @@ class Watches:
     def leave(self, watch: Watch) -> None:
         """A session has closed its mailbox."""
         watch.sessions -= 1
+        if watch.sessions:
+            return
+        octets = 0 if watch.index is None else watch.index.count * RECORD_OCTETS
+        self._unused[watch] = octets
+        self._unused_octets += octets
+        if watch.gone:
+            self._forget(watch)
+            return
+        while len(self._unused) > UNUSED_MAX or self._unused_octets > UNUSED_OCTETS:
+            self._forget(next(iter(self._unused)))
+
+    def _forget(self, watch: Watch) -> None:
+        self._unused_octets -= self._unused.pop(watch)
+        watch.unsubscribe()
+        key = (watch.account.name, watch.mailbox.id)
+        if self._watches.get(key) is watch:
+            del self._watches[key]
+
+    def _replace(self, watch: Watch) -> None:
+        del self._watches[watch.account.name, watch.mailbox.id]
+        watch.vanish()
         if not watch.sessions:
-            watch.unsubscribe()
-            self._watches.pop((watch.account.name, watch.mailbox.id), None)
+            self._forget(watch)
 
     def poll(self) -> None:
         """Take in what other workers have published so far."""
@@ -183,7 +213,7 @@ class Watch:
         try:
             changes = await self.account.changes(before.id, before.highestmodseq)
         except NoSuchMailbox:
-            self._vanish()
+            self.vanish()
             return
         mailbox = changes.mailbox
         if mailbox.highestmodseq <= self.mailbox.highestmodseq:
@@ -210,7 +240,7 @@ class Watch:
                 changes = await self.account.changes(before.id, before.highestmodseq)
                 told = Index(_before(snapshot.chunks, changes.expunged, before.uidnext))
         except NoSuchMailbox:
-            self._vanish()
+            self.vanish()
             return
         self._load_views(told)
         self._advance(snapshot.mailbox, index)
@@ -225,7 +255,7 @@ class Watch:
         self.newest_modseq = max(self.newest_modseq, mailbox.highestmodseq)
         self._announce()
 
-    def _vanish(self) -> None:
+    def vanish(self) -> None:
         """The mailbox was deleted: to its sessions all messages are expunged (RFC 2180 §3.3)."""
         self.gone = True
         if self.index is None:
