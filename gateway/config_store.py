@@ -46,6 +46,15 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
             "transaction; the first is done at once (Dovecot tells its sessions after 0.5 s)",
         ),
     ] = 0.5
+    flags_sync_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            60.0,
+            "changes of flags alone are answered before they are on the disk, and are there so much later: only a "
+            "crash of the host can take them back (Dovecot never waits for the disk with them); 0: on the disk first",
+        ),
+    ] = 0.5
     waiting_octets: Annotated[
         int,
         _count(

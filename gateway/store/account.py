@@ -81,6 +81,7 @@ class AccountFile:
     def __init__(self, directory: Path, settings: StoreConfig, *, create: bool = False) -> None:
         """create: the account is made when it does not exist; without it, NoSuchAccount."""
         self.directory = directory
+        self._syncs_flags = settings.flags_sync_s == 0.0
         path = directory / "store.db"
         if create and not path.exists():
             with errors(directory):
@@ -117,6 +118,10 @@ class AccountFile:
         self._search_database.close()
         self._database.close()
         os.close(self._lock)
+
+    def sync(self) -> None:
+        """Flags that were changed are durable now."""
+        self._database.sync()
 
     # -- deliveries ----------------------------------------------------------------------------------------------
 
@@ -328,7 +333,7 @@ class AccountFile:
             row = row_of(self._database, mailbox)
             if row.recent_uid >= row.uidnext:
                 return row.uidnext
-        with self._database.write():
+        with self._database.write(sync=False):
             row = row_of(self._database, mailbox)
             first, row.recent_uid = row.recent_uid, row.uidnext
             self._database.execute(
@@ -346,7 +351,7 @@ class AccountFile:
         replace: Sequence[str] | None = None,
         unchanged_since: int = NEVER,
     ) -> Stored:
-        with self._database.write():
+        with self._database.write(sync=self._syncs_flags):
             return self._messages.store(
                 mailbox,
                 ranges,

@@ -48,6 +48,8 @@ class Database:
             raise FileNotFoundError(path)
         self.path = path
         self._commits = 0
+        self._syncs = True  # commits wait for the disk
+        self._unsynced = False  # the last one did not
         with errors(path):
             flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
             if create:
@@ -126,9 +128,15 @@ class Database:
                 self._end("COMMIT")
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[None]:
-        """What is changed within is durable afterwards, all of it; or nothing is, and this raises StoreError."""
+    def write(self, *, sync: bool = True) -> Iterator[None]:
+        """What is changed within is durable afterwards, all of it; or nothing is, and this raises StoreError.
+
+        Without sync a crash of the host may take it back, until sync(), close() or the next write() with sync.
+        """
         with errors(self.path):
+            if sync is not self._syncs:
+                self._connection.pragma("synchronous", 2 if sync else 1)
+                self._syncs = sync
             self.execute("BEGIN IMMEDIATE")
             try:
                 self._commits += 1
@@ -136,9 +144,21 @@ class Database:
                     self._extend_log()
                 yield
                 self.execute("COMMIT")
+                self._unsynced = not sync
             except BaseException:
                 self._end("ROLLBACK")
                 raise
+
+    def sync(self) -> None:
+        """What was written is durable now."""
+        if self._unsynced:
+            with errors(self.path):
+                fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
+            self._unsynced = False
 
     def _extend_log(self) -> None:
         """Zeros behind the end of the log; nobody else writes there: we hold the write lock.
@@ -168,6 +188,8 @@ class Database:
         return pages * PAGE_OCTETS, free * PAGE_OCTETS
 
     def close(self) -> None:
+        with contextlib.suppress(StoreError):
+            self.sync()
         with contextlib.suppress(apsw.Error):
             self._connection.close(True)
 

@@ -21,8 +21,9 @@ What a reader should know
     answers a command, it asks changes(id, the modseq it knows), which costs next to nothing when there are none.
     RFC 2180 §4.1: octets of a message that others expunged may be gone; reading it then is MessageGone.
   * To cost nothing for large maildrops, login needs only mailbox(): counts, octets and unseen are kept.
-  * Everything is durable when done() is called or the awaitable returns.  Deliveries that wait for one account share
-    one transaction and one sync; so do the changes of a STORE, COPY or EXPUNGE over any number of messages.
+  * Everything is durable when done() is called or the awaitable returns; flags are flags_sync_s later.  Deliveries that
+    wait for one account share one transaction and one sync; so do the changes of a STORE, COPY or EXPUNGE over any
+    number of messages.
   * UIDs as arguments are ranges_of([…]), or ALL_UIDS.
 
     store = Store(config.store_dir, config.store, notices)      # on the running loop
@@ -54,6 +55,7 @@ from gateway.store.account_sharing import Access, Listing
 from gateway.store.annotation import Annotation
 from gateway.store.content import LARGE_OCTETS
 from gateway.store.errors import StoreError
+from gateway.store.flag_sync import FlagSync
 from gateway.store.large import LargeContent
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import (
@@ -93,6 +95,7 @@ class Store:
         self.notices = notices or Notices()
         self._pool = Pool(directory, settings, self._publish)
         self._shares = Shares(directory)
+        self._flag_sync = FlagSync(self._pool, settings.flags_sync_s)
 
     def _publish(self, notices: list[Notice]) -> None:
         self.notices.publish(notices)
@@ -109,10 +112,11 @@ class Store:
 
         create: an account that never got mail is made by the first question; without it, NoSuchAccount.
         """
-        return Account(self._pool, name, create, self._shares)
+        return Account(self._pool, name, create, self._shares, self._flag_sync)
 
     async def close(self) -> None:
         """Finish what was asked for, then close all files; whatever comes later is StoreBusy."""
+        self._flag_sync.close()
         await self._pool.close()
         self._shares.close()
 
@@ -128,11 +132,14 @@ def _nothing(_: object) -> list[tuple[int, int]]:
 class Account:
     """One account, asked from the loop.  Every method may raise StoreError kinds."""
 
-    def __init__(self, pool: Pool, name: str, create: bool, shares: Shares) -> None:
+    def __init__(
+        self, pool: Pool, name: str, create: bool, shares: Shares, flag_sync: FlagSync
+    ) -> None:
         self.name = name
         self._pool = pool
         self._create = create
         self._shares = shares
+        self._flag_sync = flag_sync
 
     async def _run(
         self,
@@ -433,7 +440,7 @@ class Account:
 
         A message whose flags are so already keeps its MODSEQ.
         """
-        return await self._run(
+        stored = await self._run(
             lambda file: file.store(
                 mailbox,
                 ranges,
@@ -444,6 +451,9 @@ class Account:
             ),
             lambda stored: [(mailbox, stored.modseq)] if stored.modseq else [],
         )
+        if stored.modseq:
+            self._flag_sync.note(self.name)
+        return stored
 
     def upload_small(self, size: int) -> Upload | None:
         """For a message of that size, to be kept in memory until discard(); None: upload_large() is the way."""
