@@ -14,9 +14,12 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from records cimport range_t, record_t
+
+cdef extern from "byteswap.h":
+    uint64_t bswap_64(uint64_t) nogil
 
 # Python.h asks for the functions of GNU.
 cdef extern from "string.h":
@@ -294,6 +297,21 @@ def unpack_texts(bytes data):
     ]
 
 
+def count_blocks(keys, int shift):
+    """{key >> shift: how many of the keys}, in the order they first come."""
+    cdef _Octets octets = _Octets(keys, sizeof(uint64_t))
+    cdef const uint64_t *k = <const uint64_t *>octets.view.buf
+    cdef Py_ssize_t i = 0, start, count = octets.view.len // sizeof(uint64_t)
+    cdef dict found = {}
+    while i < count:
+        start = i
+        while i < count and k[i] >> shift == k[start] >> shift:
+            i += 1
+        block = k[start] >> shift
+        found[block] = found.get(block, 0) + (i - start)
+    return found
+
+
 def gather_texts(keys, dict blocks, int shift):
     """The text of each key: number `key & (1 << shift) - 1` of the texts blocks[key >> shift]; empty without those."""
     cdef _Octets octets = _Octets(keys, sizeof(uint64_t))
@@ -411,19 +429,59 @@ def find_texts(bytes data, bytes wanted):
 
 
 cdef struct word_t:
+    uint64_t beginning  # the first octets, as a number in their order
     const char *text
     uint32_t size
     uint32_t at
 
 
+cdef inline uint64_t beginning_of(const char *p, uint32_t n) noexcept nogil:
+    cdef uint64_t value = 0
+    memcpy(&value, p, 8 if n > 8 else n)
+    return bswap_64(value)
+
+
 cdef int compare_words(const void *a, const void *b, void *_) noexcept nogil:
     cdef const word_t *x = <const word_t *>a
     cdef const word_t *y = <const word_t *>b
+    if x.beginning != y.beginning:
+        return (x.beginning > y.beginning) - (x.beginning < y.beginning)
     cdef uint32_t size = x.size if x.size < y.size else y.size
-    cdef int order = memcmp(x.text, y.text, size)
+    cdef int order = memcmp(x.text + 8, y.text + 8, size - 8) if size > 8 else 0
     if order:
         return order
     return (x.size > y.size) - (x.size < y.size)
+
+
+cdef inline uint32_t find_word(const texts_t *texts, uint32_t at, int which, const char **word) noexcept nogil:
+    # The length of the which-th word of a text; 0 when there is none.
+    cdef const char *p = texts.octets + text_start(texts, at)
+    cdef const char *end = texts.octets + texts.ends[at]
+    cdef const char *stop
+    while True:
+        stop = <const char *>memchr(p, 0, end - p) if p < end else NULL
+        if which == 0:
+            word[0] = p
+            return <uint32_t>((end if stop == NULL else stop) - p)
+        if stop == NULL:
+            word[0] = end
+            return 0
+        p = stop + 1
+        which -= 1
+
+
+def mask_words(bytes data, int which):
+    """The mask of the texts whose which-th word, where NULs are between them, is not empty."""
+    cdef texts_t texts
+    read_texts(&texts, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, texts.count)
+    cdef uint8_t *mask = <uint8_t *>PyBytes_AS_STRING(result)
+    cdef const char *word
+    cdef uint32_t i
+    with nogil:
+        for i in range(texts.count):
+            mask[i] = find_word(&texts, i, which, &word) != 0
+    return result
 
 
 def rank_texts(bytes data, int which):
@@ -433,10 +491,8 @@ def rank_texts(bytes data, int which):
     """
     cdef texts_t texts
     read_texts(&texts, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-    cdef uint32_t i, n, size
+    cdef uint32_t i
     cdef int64_t rank = 0
-    cdef const char *p
-    cdef const char *end
     cdef bytes result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>texts.count * 8)
     cdef int64_t *ranks = <int64_t *>PyBytes_AS_STRING(result)
     cdef word_t *words = <word_t *>malloc((<size_t>texts.count + 1) * sizeof(word_t))
@@ -444,18 +500,8 @@ def rank_texts(bytes data, int which):
         raise MemoryError
     with nogil:
         for i in range(texts.count):
-            p = texts.octets + text_start(&texts, i)
-            end = texts.octets + texts.ends[i]
-            n = which
-            while n and p < end:
-                if p[0] == 0:
-                    n -= 1
-                p += 1
-            size = 0
-            while p + size < end and p[size] != 0:
-                size += 1
-            words[i].text = p
-            words[i].size = 0 if n else size
+            words[i].size = find_word(&texts, i, which, &words[i].text)
+            words[i].beginning = beginning_of(words[i].text, words[i].size)
             words[i].at = i
         qsort_r(words, texts.count, sizeof(word_t), compare_words, NULL)
         for i in range(texts.count):

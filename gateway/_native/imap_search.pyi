@@ -41,6 +41,9 @@ def pack_texts(texts: list[bytes]) -> bytes:
 def unpack_texts(data: bytes) -> list[bytes]:
     """The list that pack_texts() was given."""
 
+def count_blocks(keys: Buffer, shift: int) -> dict[int, int]:
+    """{key >> shift: how many of the keys}, in the order they first come."""
+
 def gather_texts(keys: Buffer, blocks: dict[int, bytes], shift: int) -> bytes:
     """The text of each key: number `key & (1 << shift) - 1` of the texts blocks[key >> shift]; empty without those."""
 
@@ -49,6 +52,9 @@ def join_texts(pieces: list[bytes]) -> bytes:
 
 def find_texts(data: bytes, wanted: bytes) -> bytes:
     """The mask of the texts that have the wanted octets in them; every text has none."""
+
+def mask_words(data: bytes, which: int) -> bytes:
+    """The mask of the texts whose which-th word, where NULs are between them, is not empty."""
 
 def rank_texts(data: bytes, which: int) -> bytes:
     """Each text's place in the order of octets, i64: its which-th word, where NULs are between them, is what counts.

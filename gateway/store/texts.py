@@ -23,7 +23,7 @@ from typing import Any
 
 import apsw
 
-from gateway._native import gather_texts, pack_texts
+from gateway._native import count_blocks, gather_texts, pack_texts
 from gateway.mail.imap_facts import SORT, THREAD, section
 from gateway.mail.search_text import common_field_texts
 from gateway.store.content import Contents
@@ -37,9 +37,14 @@ SPARSE = 32
 SLICE_S = 0.02  # others wait for the account meanwhile
 
 # Kinds.  A field's texts are its values, decoded, folded, in UTF-8, with NUL between them.
-SORT_KEYS, REFERENCES = "sort", "references"
+SORT_KEYS, REFERENCES = "sort keys", "message ids"  # no field is called so
 _FACTS = (SORT_KEYS, REFERENCES)
-FIELDS = ("subject", "from", "to", "cc", "bcc")
+_COMMON = ("subject", "from", "to", "cc", "bcc")
+_OTHER = (
+    "content-type", "delivered-to", "in-reply-to", "list-id", "message-id", "references", "reply-to", "return-path",
+    "sender", "user-agent", "x-mailer", "x-spam-flag",
+)  # fmt: skip
+FIELDS = frozenset(_COMMON + _OTHER)
 
 
 class Texts:
@@ -55,10 +60,7 @@ class Texts:
 
         None: blocks are being made, and others want their turn; to be asked again.
         """
-        wanted: dict[int, int] = {}  # number of a block → how many of its texts
-        for key in keys:
-            number = key >> BLOCK_SHIFT
-            wanted[number] = wanted.get(number, 0) + 1
+        wanted = count_blocks(keys, BLOCK_SHIFT)  # number of a block → how many of its texts
         blocks = self._kept(kind, wanted)
         missing = [number for number in wanted if number not in blocks]
         full = self._next_key() >> BLOCK_SHIFT if missing else 0  # blocks below never change any more
@@ -96,10 +98,11 @@ class Texts:
                 found[SORT_KEYS].append(section(packed, SORT) if packed else b"")
                 found[REFERENCES].append(section(packed, THREAD) if packed else b"")
             return found
-        found = {name: [] for name in FIELDS}
+        names = _COMMON if kind in _COMMON else _OTHER
+        found = {name: [] for name in names}
         for header in self._contents.headers(keys):
-            values = {} if isinstance(header, StoreError) else common_field_texts(header, FIELDS)
-            for name in FIELDS:
+            values = {} if isinstance(header, StoreError) else common_field_texts(header, names)
+            for name in names:
                 found[name].append(values.get(name, b""))
         return found
 

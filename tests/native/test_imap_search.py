@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections import Counter
 
 import model_store_index as model
 import pytest
@@ -19,6 +20,7 @@ from gateway._native import (
     PICK_NUMBER,
     PICK_SIZE,
     PICK_UID,
+    count_blocks,
     find_texts,
     gather_texts,
     join_texts,
@@ -26,6 +28,7 @@ from gateway._native import (
     mask_or,
     mask_ranges,
     mask_without,
+    mask_words,
     match_records,
     pack_texts,
     pick,
@@ -37,7 +40,7 @@ from gateway._native import (
 )
 
 CRITERIA = struct.Struct("<QQQQQQqqqqqqqq")
-octets = st.binary(max_size=4).map(lambda some: bytes(97 + octet % 3 if octet % 4 else 0 for octet in some))
+octets = st.binary(max_size=12).map(lambda some: bytes(97 + octet % 3 if octet % 4 else 0 for octet in some))
 masks = st.lists(st.integers(0, 1), max_size=20).map(bytes)
 
 
@@ -114,10 +117,13 @@ def test_texts(texts: list[bytes], wanted: bytes) -> None:
         order = sorted(set(words) - {b""})
         ranks = [order.index(word) + 1 if word else 0 for word in words]
         assert list(array("q", rank_texts(packed, which))) == ranks
+        assert mask_words(packed, which) == bytes(bool(word) for word in words)
 
 
 @given(st.lists(st.lists(octets, max_size=4), max_size=4), st.lists(st.integers(0, 17)))
 def test_gather_texts(blocks: list[list[bytes]], keys: list[int]) -> None:
+    counts = count_blocks(array("Q", keys), 2)
+    assert counts == Counter(key >> 2 for key in keys) and list(counts) == list(dict.fromkeys(k >> 2 for k in keys))
     wanted = [
         blocks[key >> 2][key & 3] if key >> 2 < len(blocks) and key & 3 < len(blocks[key >> 2]) else b""
         for key in keys

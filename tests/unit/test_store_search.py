@@ -40,7 +40,7 @@ MAIL = [
     + base64.encodebytes(b"fox inside a PDF"),
     b"Subject: nul\r\n\r\nbefore\0after\xff\r\n",
     b"Subject: html\r\nContent-Type: text/html\r\n\r\n<b>Quick</b> and dirty\r\n",
-    b'Subject: quote "this" AND that\r\n\r\nNEAR(a b) "x"" y\r\n',
+    b'Subject: quote "this" AND that\r\nReferences: <one@x> two\r\n\r\nNEAR(a b) "x"" y\r\n',
 ]
 QUERIES = [
     (TEXT, "QUICK", [0, 6]),
@@ -116,6 +116,7 @@ def test_common_fields_are_read_from_blocks(file: AccountFile) -> None:
     for _ in range(2):
         assert search_all(file, known, "subject", "KÖLN") == known[1::8]
         assert search_all(file, known, "subject", "o w") == known[::8]
+        assert search_all(file, known, "references", "<ONE@") == known[7::8]
         assert search_all(file, known, "from", "j@") == [key for at, key in enumerate(known) if at % 8 < 4]
         assert search_all(file, known[-3:], "subject", "THAT") == known[-1:]
         assert search_all(file, known[-9:3:-1], "subject", "nul") == known[::-1][10:-4:8]

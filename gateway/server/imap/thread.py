@@ -19,6 +19,7 @@ from gateway._native import (
     PICK_NUMBER,
     PICK_UID,
     ImapCommand,
+    mask_words,
     rank_texts,
     thread_by_subject,
     thread_references,
@@ -53,7 +54,7 @@ async def threads_of(account: Account, found: Found, algorithm: bytes, uid: bool
     if algorithm == b"ORDEREDSUBJECT":
         return await elsewhere(len(keys), lambda: thread_by_subject(numbers, dates, subjects))
     references = await account.texts(REFERENCES, keys)
-    replies = (await elsewhere(len(keys), lambda: rank_texts(sort_keys, IS_REPLY)))[::8]  # 0 or 1, of i64
+    replies = mask_words(sort_keys, IS_REPLY)
     return await elsewhere(
         len(keys),
         lambda: thread_references(numbers, references, dates, subjects, replies, _SEED),
