@@ -38,7 +38,7 @@ class Work(msgspec.Struct):
     count: Callable[[Client], int]  # how many messages or operations a run has
     prepare: Callable[[Client], object] | None = None
     after: Callable[[Client], object] | None = None
-    is_read: bool = False  # its first time after a restart is of interest
+    first: Callable[[Client], int] | None = None  # the same once, for after a restart; returns what count() counts
 
 
 def works() -> list[Work]:
@@ -95,8 +95,14 @@ def _many(title: str, text: str, repeated: int, *, per_operation: bool = False) 
             client.imap.command(text)
         return client.imap.command(text, keep=not per_operation).data
 
-    count = _fixed(repeated) if per_operation else (lambda client: repeated * client.messages)
-    return Work(title, run, count, is_read=True)
+    def first(client: Client) -> int:
+        client.imap.command(text)
+        return 1 if per_operation else client.messages
+
+    def count(client: Client) -> int:
+        return repeated if per_operation else repeated * client.messages
+
+    return Work(title, run, count, first=first)
 
 
 def _each(title: str, text: str) -> Work:
