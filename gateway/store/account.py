@@ -41,6 +41,7 @@ from gateway.store.index import (
     first_unseen,
     load,
     load_after,
+    load_newest,
     record_of,
     row_of,
 )
@@ -72,6 +73,7 @@ from gateway.store.texts import Texts
 from gateway.store.upload import NewMessage, prepare
 from gateway.store.url_keys import make_url_key, reset_url_keys, url_key
 
+CLOCK_S = 86_400  # a clock is set back by less
 _ANY_TIME = nullcontext()
 
 
@@ -231,9 +233,10 @@ class AccountFile:
 
     def _delivered_before(self, row: IndexRow, delivery: Delivery) -> Delivered | None:
         """Where the same delivery put it, before a crash took our record of that."""
-        for records in load(self._database, row):
-            if max(array("I", record_column(records, "save_date"))) < delivery.received_at:
-                continue
+        for records in load_newest(self._database, row):
+            saved = max(array("I", record_column(records, "save_date")))
+            if saved < delivery.received_at - CLOCK_S:
+                break  # save dates ascend, but for clocks that were set back
             for record in records_of(records):
                 if record.save_date >= delivery.received_at and self._contents.came_from(
                     record.message, delivery.origin

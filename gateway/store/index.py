@@ -192,6 +192,15 @@ def load(database: Database, row: IndexRow, modseq_above: int = 0) -> Iterator[b
         yield row.tail
 
 
+def load_newest(database: Database, row: IndexRow) -> Iterator[bytes]:
+    """The tail, then the chunks, the last one first."""
+    if row.tail:
+        yield row.tail
+    sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id DESC"
+    for found in database.execute(sql, _bounds(row.id)):
+        yield _checked(*found)
+
+
 def load_after(
     database: Database, row: IndexRow, uid: int, chunks: int
 ) -> tuple[list[bytes], bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -85,6 +86,9 @@ def mailboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mailbo
 OPERATIONS: dict[str, Callable[[Mailbox, int], object]] = {
     "login": lambda box, _: box.file.mailbox("INBOX"),
     "delivery": lambda box, _: box.file.deliver([Delivery("a", [MAIL])]),
+    "delivery that may be a repetition": lambda box, _: box.file.deliver(
+        [Delivery("a", [MAIL], origin="id 0", again=True, received_at=int(time.time()) + 10**6)]
+    ),
     "flag": lambda box, uid: box.file.store(box.inbox, ranges_of((uid,)), add=("\\Seen",)),
     "expunge": lambda box, uid: box.file.expunge(box.inbox, ranges_of((uid,)), deleted_only=False),
     "read": lambda box, uid: box.file.read([uid]),
