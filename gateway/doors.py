@@ -143,6 +143,7 @@ class Doors:
             settings=settings,
             watches=self._watches,
             hubs=self._hubs,
+            version=__version__,
             auth_mechanisms=listen.auth_mechanisms,
             append_octets=config.imap.append_octets or config.limits.message_octets,
             starttls=listen.tls == "starttls",

@@ -29,3 +29,9 @@ def numbers_to_uids(chunks: list[bytes], starts: Buffer, ranges: Buffer) -> byte
 
 def uids_to_numbers(chunks: list[bytes], starts: Buffer, uids: Buffer) -> bytes:
     """The sequence number (u32) of each UID (u32, ascending), 0 for those that are not there."""
+
+def records_but(numbers: Buffer, records: Buffer, modseq: int) -> tuple[bytes, bytes]:
+    """(numbers, records) without the records that have this modseq; numbers: a u32 of each record."""
+
+def ranges_of_uids(uids: Buffer) -> bytes:
+    """UIDs (u32, ascending) as ranges."""

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from typing import Any, Protocol
 
 import msgspec
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 UNREAD_OCTETS_MAX = 65_536  # input kept while a decision waits; reading pauses above it
 FLUSH_OCTETS = 262_144  # output collected before it is written: what the kernel takes at once
 JOIN_OCTETS = 16_384  # copying so much costs less than a list of buffers does on its way to the kernel
+_EACH_PROTOCOL = "each protocol has its own"
 LINGER_S = 10.0  # for a peer that does not read our last line
 
 
@@ -117,23 +118,23 @@ class Session:
 
     def open(self, *, tls: bool, refusal: str) -> None:
         """Make the machine and greet; refusal: why the session ends at once, "" when it does not."""
-        raise NotImplementedError
+        raise AssertionError(_EACH_PROTOCOL)
 
     def on_event(self, kind: int, a: Any, b: Any) -> None:
         """Answer one event of the machine, now or, after wait(), later."""
-        raise NotImplementedError
+        raise AssertionError(_EACH_PROTOCOL)
 
     def last_words(self, reason: str) -> bytes:
         """The line that says why we close: "timeout", "shutdown", "error"."""
-        raise NotImplementedError
+        raise AssertionError(_EACH_PROTOCOL)
 
     def idle_s(self) -> float:
         """How long the client may say nothing in this state; 0: for ever."""
-        raise NotImplementedError
+        raise AssertionError(_EACH_PROTOCOL)
 
     def closed(self) -> None:
         """Give back what the session holds: the maildrop's lock, open files."""
-        raise NotImplementedError
+        raise AssertionError(_EACH_PROTOCOL)
 
     def tls_started(self) -> None:
         """The upgrade is done: what was said before is forgotten."""
@@ -271,6 +272,17 @@ class Session:
         self._tasks.add(task)
         task.add_done_callback(self._worked)
 
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """The same, begun at once: work that need not wait at all takes no task and no turn of the loop."""
+        self.wait()
+        try:
+            first = work.send(None)
+        except StopIteration:
+            if not self._tasks:
+                self.resume()
+        else:
+            self.later(_Begun(work, first))
+
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if self._connection.closed or task.cancelled():
@@ -352,6 +364,34 @@ class Session:
         self._tls_text = tls_text(self._connection)
         self.tls_started()
 
+
+class _Begun(Coroutine[Any, Any, None]):
+    """Work that waits for something after its first step, for a task to go on with."""
+
+    __slots__ = ("_first", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, None], first: object) -> None:
+        self._work = work
+        self._first: object = first  # what the work waits for
+
+    def send(self, value: None) -> Any:
+        if self._first is not _TAKEN:
+            first, self._first = self._first, _TAKEN
+            return first
+        return self._work.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        self._first = _TAKEN
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._work.__await__()
+
+
+_TAKEN = object()
 
 _afterwards: set[asyncio.Task[None]] = set()  # the loop keeps only weak references to tasks
 

@@ -56,7 +56,7 @@ service = "smtp"
 address = "127.0.0.1:25"
 
 [[listen]]
-service = "imap"
+service = "nntp"
 address = "localhost:25"
 tls = "startls"   # a typing error
 
@@ -79,7 +79,7 @@ next_hop = ["smtpx://a"]
     assert "0 … 256" in found["workers"][1]
     assert found["listen[1].service"] == (
         10,
-        '"imap" is not allowed; use one of: smtp, submission, lmtp, pop3, pop2, http',
+        '"nntp" is not allowed; use one of: smtp, submission, lmtp, pop3, pop2, imap, http',
     )
     assert found["listen[1].address"][0] == 11
     assert found["listen[1].tls"] == (

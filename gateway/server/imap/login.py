@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway import __version__
 from gateway._native import imap_nstring
 from gateway.accounts.authenticator import Login
 from gateway.accounts.model import Identity, Refusal
@@ -92,7 +91,7 @@ def cmd_id(session: ImapSession, command: ImapCommand) -> Outcome:
         )
     ours = [b"name", b"mail-gateway"]
     if session.account is not None:  # not before: it would help somebody choose an attack
-        ours += [b"version", __version__.encode()]
+        ours += [b"version", session.service.version.encode()]
     session.untagged(b"ID (" + b" ".join(map(imap_nstring, ours)) + b")")
     return None
 

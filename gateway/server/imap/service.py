@@ -28,6 +28,7 @@ class ImapService(Service, kw_only=True):
     watches: Watches  # one for the worker
     hubs: Hubs  # the same
     auth_mechanisms: Sequence[str]  # the listener's own list
+    version: str  # ours: what ID tells
     append_octets: int  # largest message of APPEND
     starttls: bool = False  # the listener offers it
     preauth: str = ""  # who every client of this listener is; "": it has to log in
