@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway._native import format_set, ranges_of_uids
+from gateway.server.imap.copy_across import copy_across
 from gateway.server.imap.state import SELECTED, Capability, Completed, Handler, No, Outcome
 
 if TYPE_CHECKING:
@@ -53,14 +54,16 @@ async def _copy(session: ImapSession, command: ImapCommand, *, uid: bool, move: 
     if not ranges:
         return None
     source, account = selected.place, place.account
-    if account.name != source.account.name:
-        raise No("Copying between accounts is not possible", b"CANNOT")
-    copied = await account.copy(
-        selected.mailbox.id, place.mailbox.id, ranges, move=move, quota=await session.quota_of(place.owner)
-    )
+    across = account.name != source.account.name
+    if across:
+        copied = await copy_across(session, place, ranges, move=move)
+    else:
+        copied = await account.copy(
+            selected.mailbox.id, place.mailbox.id, ranges, move=move, quota=await session.quota_of(place.owner)
+        )
     if not copied.target:
         return None
-    if copied.expunged_modseq and place.mailbox.id != selected.mailbox.id:
+    if copied.expunged_modseq and (across or place.mailbox.id != selected.mailbox.id):
         selected.view.watch.apply(b"", ranges_of_uids(copied.source), copied.expunged_modseq)
     code = b"COPYUID %d %b %b" % (
         copied.uidvalidity, format_set(copied.source), format_set(copied.target)

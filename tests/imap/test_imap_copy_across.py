@@ -1,0 +1,99 @@
+"""COPY and MOVE between a user's own mailboxes and others'."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from imap.rig import ALICE, BOB, MESSAGE, ImapClient, ImapGateway
+
+LARGE = MESSAGE + b"0123456789abcdef\r\n" * (1 << 18)
+BOX = f'"Other Users/{ALICE}/box"'
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImapGateway]:
+    with ImapGateway(tmp_path_factory.mktemp("across")) as running:
+        running.add_account(ALICE)
+        running.add_account(BOB, quota_octets=8 << 20)
+        yield running
+
+
+@pytest.fixture
+def clients(gateway: ImapGateway) -> Iterator[tuple[ImapClient, ImapClient]]:
+    """The owner of the mailbox, and who has rights on it."""
+    with gateway.login(ALICE) as a, gateway.login(BOB) as b:
+        for number in (1, 2):
+            gateway.deliver(
+                ALICE,
+                b"X-Number: %d\r\n" % number + MESSAGE,
+                mailbox="box",
+                flags=("\\Seen", "word"),
+            )
+        gateway.deliver(ALICE, LARGE, mailbox="box")
+        a.ok(f"SETACL box {BOB} lrswite")
+        b.ok("CREATE copies")
+        yield a, b
+        a.ok("DELETE box")
+        b.ok("DELETE copies")
+
+
+def bodies(client: ImapClient, mailbox: str) -> list[bytes]:
+    client.ok(f"SELECT {mailbox}")
+    found = (
+        client.ok("FETCH 1:* (FLAGS INTERNALDATE BODY.PEEK[])") if count(client, mailbox) else []
+    )
+    return [re.sub(rb"^\d+ | ?\\Recent", b"", one) for one in found]
+
+
+def count(client: ImapClient, mailbox: str) -> int:
+    [line] = client.ok(f"STATUS {mailbox} (MESSAGES)")
+    return int(line.rsplit(b" ", 1)[1][:-1])
+
+
+def test_copies_are_the_same(clients: tuple[ImapClient, ImapClient]) -> None:
+    _, b = clients
+    theirs = bodies(b, BOX)
+    _, tagged = b.cmd("COPY 1:* copies")
+    assert re.match(rb"OK \[COPYUID \d+ 1:3 1:3\]", tagged)
+    assert bodies(b, "copies") == theirs
+    b.ok("COPY 1:2 " + BOX)
+    assert count(b, BOX) == 5
+
+
+def test_a_move_takes_them_away(clients: tuple[ImapClient, ImapClient]) -> None:
+    a, b = clients
+    theirs = bodies(b, BOX)
+    moved = b.ok("MOVE 1,3 copies")
+    assert re.match(rb"OK \[COPYUID \d+ 1,3 1:2\]", moved[0])
+    assert moved[1:] == [b"3 EXPUNGE", b"1 EXPUNGE"]
+    assert bodies(b, "copies") == [theirs[0], theirs[2]]
+    assert bodies(a, "box") == [theirs[1]]
+
+
+def test_rights_say_which_flags_come_along(clients: tuple[ImapClient, ImapClient]) -> None:
+    a, b = clients
+    b.ok(f"SELECT {BOX}")
+    b.ok("COPY 1 copies")
+    a.ok(f"SETACL box {BOB} lri")
+    b.ok("SELECT copies")
+    b.ok(f"COPY 1 {BOX}")
+    a.ok("SELECT box")
+    assert (
+        b"FLAGS (\\Recent)" in a.ok("FETCH 4 FLAGS")[0] or b"FLAGS ()" in a.ok("FETCH 4 FLAGS")[0]
+    )
+    a.ok(f"SETACL box {BOB} lr")
+    assert b"[NOPERM]" in b.no(f"COPY 1 {BOX}")
+    a.ok(f"DELETEACL box {BOB}")
+    assert b"[TRYCREATE]" in b.no(f"COPY 1 {BOX}")
+
+
+def test_all_or_nothing(clients: tuple[ImapClient, ImapClient], gateway: ImapGateway) -> None:
+    _, b = clients
+    gateway.deliver(ALICE, LARGE, LARGE, mailbox="box")
+    b.ok(f"SELECT {BOX}")
+    assert b"[OVERQUOTA]" in b.no("COPY 1:* copies")
+    assert b"[OVERQUOTA]" in b.no("MOVE 1:* copies")
+    assert count(b, "copies") == 0
+    assert count(b, BOX) == 5
