@@ -116,7 +116,7 @@ def copy(database: Database, source: int, target: int) -> None:
     database.execute("UPDATE mailbox SET history_modseq=history_modseq+1 WHERE id=0")
     database.execute(
         "INSERT OR REPLACE INTO annotation SELECT ?, user, entry, value, ? FROM annotation "
-        "WHERE mailbox=? AND value IS NOT NULL",
+        "WHERE mailbox=? AND value IS NOT NULL AND entry>='/' AND entry<'0'",  # not url_keys.py's
         (target, last_change(database), source),
     )
 
