@@ -385,7 +385,7 @@ class ImapSession(Session):
             self._fail(error, handler)
             return
         if isinstance(outcome, Coroutine):
-            self.later(self._await(handler, outcome))
+            self.begin(self._await(handler, outcome))
         elif outcome is not PENDING:
             self._complete(handler, b"OK", outcome)
 
