@@ -179,12 +179,18 @@ async def cmd_lsub(session: ImapSession, command: ImapCommand) -> Outcome:
         return None
     tree = Tree()
     pattern = Pattern((text,))
-    tree.subscribed.update(await session.account.subscriptions(pattern.prefix))
+    names = sorted(await session.account.subscriptions(pattern.prefix), key=in_order)
+    subscribed = frozenset(names)
+    if not all(map(pattern.matches, names)):  # what leads to the others may match instead
+        tree = Tree()
+        tree.subscribed.update(names)
+        request = ListRequest(subscribed=True, recursive=True)
+        names = [name for name, _ in _select(tree, pattern, request)]
     utf8 = session.machine.utf8
     pieces = []
-    for name, _ in _select(tree, pattern, ListRequest(subscribed=True, recursive=True)):
+    for name in names:
         # RFC 3501 §6.3.9: \Noselect here says that only something below it is subscribed.
-        words = b"" if name in tree.subscribed else b"\\Noselect"
+        words = b"" if name in subscribed else b"\\Noselect"
         pieces.append(b'* LSUB (%b) "/" %b\r\n' % (words, mailbox_octets(name, utf8)))
     for start in range(0, len(pieces), BATCH):
         session.send(b"".join(pieces[start : start + BATCH]))
