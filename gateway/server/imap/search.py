@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections.abc import Callable, Coroutine
@@ -143,7 +144,8 @@ def cmd_search(
     uid = command.name == b"UID SEARCH"
     assert session.selected is not None
     if plan.indexed and session.selected.view.count <= AT_ONCE_MESSAGES:
-        return _answer(session, command.tag, request, plan, at_once(find(plan, scope)), uid)
+        found = at_once(find(plan, scope, turn_s=math.inf))
+        return _answer(session, command.tag, request, plan, found, uid)
     return _search(session, command.tag, request, plan, scope, uid)
 
 

@@ -84,7 +84,9 @@ def scope_of(selected: Selected) -> Scope:
     view = selected.view
 
     def ranges(pairs: bytes | None, uid: bool) -> bytes:
-        return view.ranges(pairs, uid) if view.count else b""
+        if pairs is not None and not uid:
+            return view.existing(pairs)  # a number that no message has matches none
+        return view.ranges(pairs, uid)
 
     return Scope(
         selected.place.account, view.mailbox, view.chunks, ranges, view.recent_uid
@@ -470,16 +472,18 @@ def _unheard(_: int) -> None:
     return
 
 
-async def find(plan: Plan, scope: Scope, progress: Callable[[int], None] = _unheard) -> Found:
-    """Every message of the scope that the plan is true for.  Raises StoreError."""
+async def find(
+    plan: Plan, scope: Scope, progress: Callable[[int], None] = _unheard, turn_s: float = TURN_S
+) -> Found:
+    """Every message of the scope that the plan is true for; others have their turn after turn_s.  Raises StoreError."""
     run = Run(scope.account, progress)
     parts = []
     count = 0
-    turn = monotonic() + TURN_S
+    turn = monotonic() + turn_s
     for batch in _batches(scope.chunks):
         if monotonic() > turn:
             await asyncio.sleep(0)
-            turn = monotonic() + TURN_S
+            turn = monotonic() + turn_s
         mask = b"\1" * (len(batch.records) // RECORD_OCTETS)
         mask = await plan.node.find(run, batch, mask)
         progress(batch.first - 1 + len(mask))
