@@ -44,8 +44,8 @@ def test_events_lead_from_one_to_the_other(
 ) -> None:
     events = list(
         differences(
-            Snapshot({number: row(number, name) for number, name in before.items()}, old),
-            Snapshot({number: row(number, name) for number, name in after.items()}, new),
+            Snapshot([row(number, name) for number, name in before.items()], old),
+            Snapshot([row(number, name) for number, name in after.items()], new),
         )
     )
     known = dict(before)

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from gateway.server.imap.watch import Watch
     from gateway.store.account_sharing import Listing
 
+BATCH = 500  # lines between two looks at whether the client reads
 NOTHING = NotifyRequest(False, frozenset(), False, (), ())
 OVERFLOW = b"* OK [NOTIFICATIONOVERFLOW] Too much happens for you: ask again\r\n"
 
@@ -82,7 +83,9 @@ async def cmd_notify(session: ImapSession, command: ImapCommand) -> Outcome:
         return None
     await session.catch_up()  # RFC 5465 §3.1: all that happened so far
     session.notify = notify
-    session.send(b"".join(lines))
+    for start in range(0, len(lines), BATCH):
+        session.send(b"".join(lines[start : start + BATCH]))
+        await session.drained()
     return None
 
 
@@ -139,7 +142,12 @@ class Notify:
 
     def mailboxes(self) -> int:
         """How many are watched."""
-        return sum(len(hub.snapshot.rows) for hub in self._hubs.values())
+        return sum(
+            1
+            for hub in self._hubs.values()
+            for row in hub.snapshot.rows.values()
+            if self._events(self._shown(hub, row.name), own=not hub.user)
+        )
 
     def _events(self, name: str, *, own: bool) -> frozenset[bytes]:
         """The events of interest at that name."""
@@ -268,13 +276,7 @@ class Notify:
         """Attributes as they are now (RFC 5465 §5.4, §5.5)."""
         if row is None:
             words += b"\\NonExistent "
-        prefix = name + SEPARATOR
-        below = any(
-            self._shown(hub, other.name).startswith(prefix)
-            for hub in self._hubs.values()
-            for other in hub.snapshot.rows.values()
-        )
-        words += b"\\HasChildren" if below else b"\\HasNoChildren"
+        words += b"\\HasChildren" if self._has_children(name) else b"\\HasNoChildren"
         if row is not None and row.special_use and not hub.user:
             words += b" " + row.special_use.encode()
         own = self._hubs.get(self._session.account_name)
@@ -282,13 +284,26 @@ class Notify:
             words += b" \\Subscribed"
         return b'* LIST (%b) "/" %b%b\r\n' % (words, mailbox_octets(name, self._utf8), extended)
 
+    def _has_children(self, name: str) -> bool:
+        found = self._paths.find(name, self._session.account_name)
+        if found is None:
+            return False
+        owner, inner = found
+        if not owner:  # where other users' mailboxes begin
+            return any(hub.user and hub.snapshot.rows for hub in self._hubs.values())
+        hub = self._hubs.get(owner)
+        if hub is None:
+            return False
+        return inner in hub.snapshot.parents if inner else bool(hub.snapshot.rows)
+
     def _named(self, name: str) -> Listing | None:
         """The mailbox of that name, if the session can see one."""
         found = self._paths.find(name, self._session.account_name)
         hub = self._hubs.get(found[0]) if found is not None else None
         if hub is None or found is None:
             return None
-        return next((row for row in hub.snapshot.rows.values() if row.name == found[1]), None)
+        number = hub.snapshot.by_name.get(found[1])
+        return None if number is None else hub.snapshot.rows[number]
 
     @property
     def _utf8(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gateway.protocol.imap.notify import FLAG_CHANGE, MESSAGE_EXPUNGE, MESSAGE_NEW
@@ -72,11 +72,22 @@ class AnnotationsChanged(NamedTuple):
 Event = MessagesChanged | Created | Deleted | Renamed | SubscriptionChanged | AnnotationsChanged
 
 
-class Snapshot(NamedTuple):
-    """The mailboxes of an account that the user can see, at one moment."""
+class Snapshot:
+    """The mailboxes of an account that the user can see, at one moment; their counters follow."""
 
-    rows: dict[int, Listing]
-    subscribed: frozenset[str] = frozenset()  # names; the owner's alone
+    __slots__ = ("by_name", "parents", "rows", "subscribed")
+
+    def __init__(self, rows: Iterable[Listing], subscribed: Iterable[str] = ()) -> None:
+        """subscribed: names; the owner's alone."""
+        self.rows = {row.id: row for row in rows}
+        self.subscribed = frozenset(subscribed)
+        self.by_name = {row.name: row.id for row in self.rows.values()}
+        self.parents: set[str] = set()  # names with a mailbox below them
+        for name in self.by_name:
+            above = name.rpartition(SEPARATOR)[0]
+            while above and above not in self.parents:
+                self.parents.add(above)
+                above = above.rpartition(SEPARATOR)[0]
 
 
 def differences(before: Snapshot, after: Snapshot) -> Iterator[Event]:
@@ -188,7 +199,7 @@ class Hub:
         self.account = account
         self.user = user
         self.registrations: set[Registration] = set()
-        self.snapshot = Snapshot({})
+        self.snapshot = Snapshot(())
         self.rights: dict[int, frozenset[str]] = {}  # of the user; empty for the owner
         self._annotation = -1
         self._dirty: set[int] = set()
@@ -242,7 +253,10 @@ class Hub:
             events = self._take(await self.account.rows(dirty))
         if events and self._loaded:
             for registration in list(self.registrations):
-                registration.heard(self, events)
+                try:
+                    registration.heard(self, events)
+                except Exception:
+                    logger.exception("a session failed on notifications")
         self._loaded = True
 
     async def _read_list(self) -> list[Event]:
@@ -256,8 +270,8 @@ class Hub:
             rows, changed = [], []
         before = self.snapshot
         self.snapshot = Snapshot(
-            {row.id: row for row in rows if row.selectable},
-            frozenset(row.name for row in rows if row.subscribed and not self.user),
+            (row for row in rows if row.selectable),
+            () if self.user else (row.name for row in rows if row.subscribed),
         )
         entries: dict[int, list[str]] = {}
         for mailbox, entry in changed:
