@@ -111,9 +111,12 @@ class ImapClient:
     """One connection."""
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
-        self.sock: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
-        if context is not None:
-            self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
+        sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
+        self.begin_on(sock if context is None else context.wrap_socket(sock, server_hostname="localhost"))
+
+    def begin_on(self, sock: socket.socket) -> None:
+        """On a connection that was made elsewhere."""
+        self.sock: socket.socket = sock
         self.buffer = b""
         self._tags = itertools.count(1)
         self.greeting = self.response()

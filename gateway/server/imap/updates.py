@@ -96,7 +96,8 @@ def fetch_flags(
     selected = session.selected
     assert selected is not None
     enabled = session.enabled
-    items = [_UID] if uid or b"QRESYNC" in enabled else []
+    only = b"UIDONLY" in enabled  # the UID is in front then
+    items = [_UID] if not only and (uid or b"QRESYNC" in enabled) else []
     if flags:
         items.append(_FLAGS)
     if b"CONDSTORE" in enabled:
@@ -104,7 +105,7 @@ def fetch_flags(
     view = selected.view
     recent_uid = 0 if view.recent_uid == NEVER_RECENT else view.recent_uid
     keywords = [word.encode() for word in view.mailbox.keywords]
-    form = FetchFormat(items, keywords, recent_uid, b"UIDONLY" in enabled)
+    form = FetchFormat(items, keywords, recent_uid, only)
     session.send(form.format(records, numbers))
 
 
