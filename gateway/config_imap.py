@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from msgspec import Meta
+
 from gateway.config_fields import DAY_S, MIB
 from gateway.config_fields import Section as _Section
 from gateway.config_fields import count as _count
 from gateway.config_fields import seconds as _seconds
 from gateway.config_fields import text as _text
+
+
+_LEVEL = r"\A[^/*%\"\\\x00-\x1f]+\Z"  # of the hierarchy of mailboxes
 
 
 class ImapConfig(_Section, frozen=True, kw_only=True):
@@ -50,12 +55,16 @@ class ImapConfig(_Section, frozen=True, kw_only=True):
     ] = 0
     other_users: Annotated[
         str,
-        _text(
-            "the name below which mailboxes are that other users share, followed by the owner (RFC 2342; "
-            "a new one leaves subscriptions behind)"
+        Meta(
+            pattern=_LEVEL,
+            description="the name below which mailboxes are that other users share, followed by the owner "
+            "(RFC 2342; a new one leaves subscriptions behind)",
         ),
     ] = "Other Users"
-    shared: Annotated[str, _text("the name below which the mailboxes of shared_account are")] = "Shared"
+    shared: Annotated[
+        str,
+        Meta(pattern=_LEVEL, description="the name below which the mailboxes of shared_account are"),
+    ] = "Shared"
     shared_account: Annotated[
         str,
         _text(

@@ -336,6 +336,7 @@ class ImapSession(Session):
             self._room = None
         if ready and self.notify is not None:
             self.notify.deliver()
+            self.mailbox_changed()
 
     def closed(self) -> None:
         if self.login is not None:

@@ -48,7 +48,7 @@ class StatusFormat:
     def __init__(self, session: ImapSession, items: Sequence[bytes]) -> None:
         """Asking for HIGHESTMODSEQ enables CONDSTORE (RFC 7162 §3.1)."""
         if b"HIGHESTMODSEQ" in items:
-            session.enabled.add(b"CONDSTORE")
+            session.enable_condstore()
         self.needs_deleted_octets = DELETED_STORAGE in items
         words, attributes = [], []
         for item in items:
