@@ -17,7 +17,6 @@ from gateway.config_fields import count as _count
 from gateway.config_fields import seconds as _seconds
 from gateway.config_fields import text as _text
 
-
 _LEVEL = r"\A[^/*%\"\\\x00-\x1f]+\Z"  # of the hierarchy of mailboxes
 
 
