@@ -169,8 +169,16 @@ def decoded(octets: bytes, encoding: int) -> bytes:
     if encoding == ENCODING_BASE64:
         return _base64(octets)
     if encoding == ENCODING_QUOTED_PRINTABLE:
-        return a2b_qp(octets)
+        return a2b_qp(_without_padding(octets))
     return octets
+
+
+def _without_padding(octets: bytes) -> bytes:
+    """Lines without white space at their ends, which was added on the way (RFC 2045 §6.7 rule 3)."""
+    if b" \r\n" not in octets and b"\t\r\n" not in octets and octets[-1:] not in (b" ", b"\t"):
+        return octets
+    lines = octets.split(b"\r\n")
+    return b"\r\n".join([line.rstrip(b" \t") for line in lines])
 
 
 def section_numbers(parts: list[Part]) -> list[str]:

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import random
-import subprocess
 from collections.abc import Iterator
 from email.header import Header
-from pathlib import Path
 
 import pytest
+from dovecot_imap import Dovecot
 from imap.rig import ALICE, ImapClient, ImapGateway
 from interop_peers import need
 
 pytestmark = pytest.mark.interop
-# Dovecot touches no mail as root.
-OWNER = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
 MESSAGES = 250
-CONFIG = """
-base_dir = {0}/run
-mail_location = maildir:{0}/maildir
-log_path = {0}/log
-mail_uid = {1.pw_uid}
-mail_gid = {1.pw_gid}
-first_valid_uid = 1
-first_valid_gid = 1
-ssl = no
-protocols = imap
-namespace inbox {{
-  inbox = yes
-}}
-"""
 WORDS = ("Äpfel", "birnen", "Straße", "привет", "meeting", "plan B", "[list] notes", "(fwd)", "budget")
 
 
@@ -57,49 +38,6 @@ def mail(random_: random.Random, at: int) -> bytes:
     ]
     text = " ".join(random_.choices(WORDS, k=random_.randrange(3, 40)))
     return ("\r\n".join(filter(None, fields)) + f"\r\n\r\n{text}\r\n").encode()
-
-
-class Dovecot:
-    """Its imap on a pipe, logged in, with one Maildir of these messages."""
-
-    def __init__(self, directory: Path, messages: list[bytes]) -> None:
-        current = directory / "maildir" / "cur"
-        for name in ("cur", "new", "tmp"):
-            (directory / "maildir" / name).mkdir(parents=True)
-        for at, content in enumerate(messages):
-            (current / f"{1_600_000_000 + at}.M{at}.host:2,").write_bytes(content)
-        config = directory / "dovecot.conf"
-        config.write_text(CONFIG.format(directory, OWNER))
-        for path in (directory, *directory.rglob("*")):
-            os.chown(path, OWNER.pw_uid, OWNER.pw_gid)
-        for path in (directory, *list(directory.parents)[:3]):
-            path.chmod(0o755)
-        self.process = subprocess.Popen(
-            [need("doveadm"), "-c", str(config), "exec", "imap"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"USER": "tester", "HOME": str(directory), "PATH": os.environ["PATH"]},
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline().startswith(b"* PREAUTH")
-        self.ok("EXAMINE INBOX")
-
-    def ok(self, command: str) -> list[bytes]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(b"a " + command.encode() + b"\r\n")
-        self.process.stdin.flush()
-        untagged = []
-        while not (line := self.process.stdout.readline()).startswith(b"a "):
-            assert line, "Dovecot closed"
-            untagged.append(line[2:].rstrip())
-        assert line.startswith(b"a OK"), line
-        return untagged
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
