@@ -55,6 +55,15 @@ class StoreConfig(_Section, frozen=True, kw_only=True):
             "crash of the host can take them back (Dovecot never waits for the disk with them); 0: on the disk first",
         ),
     ] = 0.5
+    reclaim_s: Annotated[
+        float,
+        _seconds(
+            0.0,
+            DAY_S,
+            "space of expunged messages is given back so much later, and that of all expunges since then with it "
+            "(Dovecot's mdbox: when `doveadm purge` is run)",
+        ),
+    ] = 30.0
     waiting_octets: Annotated[
         int,
         _count(

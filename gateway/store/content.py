@@ -284,14 +284,14 @@ class Contents:
                     "SELECT message FROM garbage ORDER BY message LIMIT ?", (RECLAIM_MESSAGES,)
                 )
             ]
-            for key in keys:
-                found = self._database.row("SELECT file FROM message WHERE id=?", (key,))
-                if found is not None and found[0] is not None:
-                    files.append(found[0])
-            self._database.executemany("DELETE FROM message WHERE id=?", ((key,) for key in keys))
-            self._database.executemany(
-                "DELETE FROM garbage WHERE message=?", ((key,) for key in keys)
-            )
+            if keys:
+                bound = (_carray(keys),)
+                sql = "SELECT m.file FROM carray(?) k CROSS JOIN message m ON m.id=k.value WHERE m.file IS NOT NULL"
+                files = [name for (name,) in self._database.execute(sql, bound)]
+                self._database.execute(
+                    "DELETE FROM message WHERE id IN (SELECT value FROM carray(?))", bound
+                )
+                self._database.execute("DELETE FROM garbage WHERE message<=?", (keys[-1],))
         for name in files:
             with contextlib.suppress(OSError):
                 (self._directory / name).unlink()

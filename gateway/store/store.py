@@ -53,9 +53,9 @@ from gateway.store import account_sharing
 from gateway.store.account import AccountFile
 from gateway.store.account_sharing import Access, Listing
 from gateway.store.annotation import Annotation
+from gateway.store.chores import Chore
 from gateway.store.content import LARGE_OCTETS
 from gateway.store.errors import StoreError
-from gateway.store.flag_sync import FlagSync
 from gateway.store.large import LargeContent
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import (
@@ -95,7 +95,8 @@ class Store:
         self.notices = notices or Notices()
         self._pool = Pool(directory, settings, self._publish)
         self._shares = Shares(directory)
-        self._flag_sync = FlagSync(self._pool, settings.flags_sync_s)
+        self._syncs = Chore(self._pool, AccountFile.sync, settings.flags_sync_s)
+        self._reclaims = Chore(self._pool, AccountFile.reclaim, settings.reclaim_s)
 
     def _publish(self, notices: list[Notice]) -> None:
         self.notices.publish(notices)
@@ -112,11 +113,12 @@ class Store:
 
         create: an account that never got mail is made by the first question; without it, NoSuchAccount.
         """
-        return Account(self._pool, name, create, self._shares, self._flag_sync)
+        return Account(self._pool, name, create, self._shares, self._syncs, self._reclaims)
 
     async def close(self) -> None:
         """Finish what was asked for, then close all files; whatever comes later is StoreBusy."""
-        self._flag_sync.close()
+        self._syncs.close()  # closing the files syncs them
+        self._reclaims.close()
         await self._pool.close()
         self._shares.close()
 
@@ -133,13 +135,20 @@ class Account:
     """One account, asked from the loop.  Every method may raise StoreError kinds."""
 
     def __init__(
-        self, pool: Pool, name: str, create: bool, shares: Shares, flag_sync: FlagSync
+        self,
+        pool: Pool,
+        name: str,
+        create: bool,
+        shares: Shares,
+        syncs: Chore,
+        reclaims: Chore,
     ) -> None:
         self.name = name
         self._pool = pool
         self._create = create
         self._shares = shares
-        self._flag_sync = flag_sync
+        self._syncs = syncs
+        self._reclaims = reclaims
 
     async def _run(
         self,
@@ -195,7 +204,7 @@ class Account:
         deleted = await self._run(
             lambda file: file.delete(name), lambda gone: [(0, 0), (gone.id, gone.highestmodseq + 1)]
         )
-        self._background(AccountFile.reclaim)
+        self._reclaims.note(self.name)
         return deleted
 
     async def rename(self, old: str, new: str) -> None:
@@ -452,7 +461,7 @@ class Account:
             lambda stored: [(mailbox, stored.modseq)] if stored.modseq else [],
         )
         if stored.modseq:
-            self._flag_sync.note(self.name)
+            self._syncs.note(self.name)
         return stored
 
     def upload_small(self, size: int) -> Upload | None:
@@ -490,7 +499,7 @@ class Account:
             lambda file: file.replace(mailbox, message, source, uid, quota),
             lambda both: [(mailbox, both[0].modseq), (source, both[1].modseq)],
         )
-        self._background(AccountFile.reclaim)
+        self._reclaims.note(self.name)
         return replaced
 
     async def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
@@ -500,7 +509,7 @@ class Account:
             lambda gone: [(mailbox, gone.modseq)] if gone.modseq else [],
         )
         if expunged.modseq:
-            self._background(AccountFile.reclaim)
+            self._reclaims.note(self.name)
         return expunged
 
     async def copy(
