@@ -221,6 +221,10 @@ cdef class ImapCommand:
     def at_end(self):
         return self.at == self.stop
 
+    def rest(self):
+        """The octets that were not passed yet; the cursor stays."""
+        return self.base[self.at:self.stop]
+
     def end(self):
         """Nothing may be left."""
         if self.at != self.stop:

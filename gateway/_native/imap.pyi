@@ -43,6 +43,8 @@ class ImapCommand:
     def peek(self) -> int:
         """The next octet; -1 at the end."""
     def at_end(self) -> bool: ...
+    def rest(self) -> bytes:
+        """The octets that were not passed yet; the cursor stays."""
     def end(self) -> None:
         """Raises unless nothing is left."""
     def atom(self) -> bytes: ...

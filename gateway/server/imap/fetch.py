@@ -43,6 +43,7 @@ LARGE_OCTETS = 2 << 20  # a message above it is not held in memory
 SYNC_MESSAGES = 4096  # so many are answered from the records at once, without a task
 SMALL_MESSAGES = 64  # so many are read and answered in one step
 QUICK_OCTETS = 65_536  # of messages, that are read without a thread
+KNOWN_OCTETS = 1024  # of a request that is kept, lest the next is read again
 SEEN_MESSAGES = 1024  # that become \\Seen share a transaction
 
 # Packed sequence numbers (u32) and the records that belong to them.
@@ -56,17 +57,25 @@ def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine
     command.space()
     pairs = command.sequence_set()
     command.space()
-    request = fetch_request(command, uid=uid)
     selected = session.selected
     assert selected is not None
+    asked = (command.rest(), uid, context_of(session, selected))
+    if selected.last_fetch is not None and selected.last_fetch[0] == asked:
+        # Clients ask for the same of one message after another.
+        _, request, plan = selected.last_fetch
+    else:
+        request = fetch_request(command, uid=uid)
+        plan = Plan(_items(session, request, uid), asked[2])
+        selected.last_fetch = None
     if request.vanished and b"QRESYNC" not in session.enabled:
         raise Bad("VANISHED needs ENABLE QRESYNC")  # RFC 7162 §3.2.6
     if request.changed_since is not None or request.has(b"MODSEQ"):
         session.enable_condstore()
     ranges = selected.view.ranges(pairs, uid)
     windows = _asked_for(selected, ranges, request)
-    plan = Plan(_items(session, request, uid), context_of(session, selected))
     if not request.vanished:
+        if len(asked[0]) <= KNOWN_OCTETS:
+            selected.last_fetch = asked, request, plan
         if not plan.sources and sum(len(found) for found, _ in windows) <= 4 * SYNC_MESSAGES:
             for numbers, records in windows:
                 session.send(plan.format.format(records, numbers))
@@ -74,6 +83,7 @@ def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine
         if plan.sources and not request.sets_seen and len(windows) == 1 and _is_small(windows[0]):
             return _fetch_small(session, selected.place.account, plan, windows[0])
     wanted = resolve_set(pairs, selected.mailbox.uidnext - 1) if pairs is not None else ranges
+    selected.last_fetch = None  # a thread may still work by this plan when the next command comes
     return _fetch(session, selected, request, plan, windows, wanted)
 
 

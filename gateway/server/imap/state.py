@@ -99,7 +99,7 @@ class Capability(NamedTuple):
 class Selected:
     """The selected mailbox of a session."""
 
-    __slots__ = ("contexts", "grant", "is_telling", "place", "read_only", "view")
+    __slots__ = ("contexts", "grant", "is_telling", "last_fetch", "place", "read_only", "view")
 
     def __init__(self, place: Place, view: View, read_only: bool) -> None:
         self.place = place
@@ -108,6 +108,7 @@ class Selected:
         self.grant: Grant | None = None  # of somebody else's mailbox
         self.contexts: list[Context] = []  # searches that are kept up to date
         self.is_telling = False  # of them
+        self.last_fetch: Any = None  # fetch.py's
 
     @property
     def mailbox(self) -> Mailbox:
