@@ -72,6 +72,7 @@ def victim(directory: Path, tell: Callable[[str], object], seed: int, steps: int
             serial += len(batch)
         elif what == "flags":
             file.store(boxes[name], ranges_of(some), add=[chooser.choice(("\\Seen", "word"))])
+            file.sync()  # flags alone are durable later, by store.flags_sync_s
         elif what == "expunge":
             remove(file, name, boxes[name], some, tell)
         elif what == "reclaim":
