@@ -287,7 +287,10 @@ def _sort_keys(fields: dict[bytes, bytes], addresses: dict[bytes, tuple[bytes, A
         casemapped(_display(from_)),
         casemapped(_display(to)),
     )
-    return "\0".join(word.replace("\0", "") for word in words).encode("utf-8", "replace")
+    joined = "\0".join(words)
+    if joined.count("\0") != len(words) - 1:
+        joined = "\0".join(word.replace("\0", "") for word in words)
+    return joined.encode("utf-8", "replace")
 
 
 def _display(address: Address) -> str:
@@ -316,10 +319,12 @@ _FORWARDED = re.compile(r"\[fwd:(.*)\]\Z", re.IGNORECASE)
 
 def base_subject(subject: str) -> tuple[str, bool]:
     """(base subject, whether a reply or forward mark was removed) by RFC 5256 §2.1, on decoded text."""
-    text = _SPACES.sub(" ", subject).strip()
+    text = subject.strip()
+    if "  " in text or "\t" in text or "\n" in text or "\r" in text:  # few have: looking is cheaper than replacing
+        text = _SPACES.sub(" ", text)
     is_reply = False
     while True:
-        trimmed = _TRAILER.sub("", text)  # step 2
+        trimmed = _TRAILER.sub("", text) if text.endswith(")") else text  # step 2; nothing ends with a space here
         is_reply |= "(" in text[len(trimmed) :]
         text = trimmed
         while True:  # steps 3 to 5
