@@ -40,7 +40,7 @@ DRAIN_S = 180.0
 QUIET_S = 5.0  # before and twice after, for the descriptors; less when all of it is short
 
 RESTARTS_UNTIL = 0.25  # of the time
-JUDGED_FROM = 0.35
+JUDGED_FROM = 0.6  # a worker takes memory for the largest bursts in its first twelve minutes or so, and keeps it
 JUDGED_MIN_S = 900.0  # a slope from less says nothing
 # Fails when even the least slope that the measurements allow is above it: 24 MiB in a day would fill nobody's memory
 # before the next release, and a leak of one object a message at ten a second is 2 MiB an hour.
