@@ -134,7 +134,7 @@ class Metrics(msgspec.Struct):
         default_factory=lambda: Histogram(OCTETS)
     )
     # messages read
-    retrieved_total: Annotated[int, _counter("Messages fetched by POP3 and POP2")] = 0
+    retrieved_total: Annotated[int, _counter("Messages fetched by POP3, POP2 and IMAP")] = 0
     retrieved_octets_total: Annotated[int, _counter("Octets of them")] = 0
     # spool
     spool_syncs_total: Annotated[int, _counter("Groups of records written and synced")] = 0

@@ -14,11 +14,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import compress
-from typing import Any, Protocol
 
 from gateway._native import ranges_of_uids, record_column
-from gateway.mail.imap_facts import ORIGIN, section
 from gateway.mail.unique_id import UniqueIds
+from gateway.server.first_read import Trace, tell_first_read
 from gateway.store.errors import StoreError
 from gateway.store.large import LargeContent
 from gateway.store.model import SEEN, Content, Mailbox
@@ -26,16 +25,9 @@ from gateway.store.store import Account
 
 READ_OCTETS = 1 << 20  # read at once; a message above it is read in slices
 READ_MESSAGES = 512
-LOG_MESSAGES = 1000  # looked up at once
 CHANGE_MESSAGES = 20_000  # in one transaction: others wait meanwhile
 
 _IS_UNSEEN = bytes(not flags & SEEN for flags in range(256))
-
-
-class Trace(Protocol):
-    """Told of a message that was fetched for the first time."""
-
-    def __call__(self, **fields: Any) -> None: ...
 
 
 class Maildrop:
@@ -146,18 +138,9 @@ class Maildrop:
         return ranges_of_uids(array("I", [self._uids[i] for i in indices]))
 
     async def _tell(self, fetched: Sequence[int], trace: Trace) -> None:
-        """The trace of these messages' delivery ends with their first reader."""
-        for start in range(0, len(fetched), LOG_MESSAGES):
-            part = fetched[start : start + LOG_MESSAGES]
-            facts = await self.account.facts([self._keys[i] for i in part])
-            for i, packed in zip(part, facts, strict=True):
-                if isinstance(packed, bytes) and (origin := section(packed, ORIGIN)):
-                    trace(
-                        queue_id=origin.decode().partition(" ")[0],
-                        account=self.account.name,
-                        mailbox=self.mailbox.name,
-                        uid=self._uids[i],
-                    )
+        uids = [self._uids[i] for i in fetched]
+        keys = [self._keys[i] for i in fetched]
+        await tell_first_read(self.account, self.mailbox.name, uids, keys, trace)
 
 
 def first_lines(body: bytes, lines: int) -> tuple[bytes, int]:

@@ -40,6 +40,8 @@ argon2_memory_kib = 64
 scram_iterations = 4096
 failure_delay_s = 0.0
 plaintext_auth = ["127.0.0.0/8"]
+[store]
+reclaim_s = 0.0
 [limits]
 sessions_per_client = 0
 [[listen]]

@@ -289,7 +289,7 @@ def test_changed_since_partial_and_vanished(gateway: ImapGateway, account: str) 
     gateway.deliver(account, *[SIMPLE] * 10)
     with gateway.login(account) as imap:
         imap.ok("SELECT INBOX")
-        (status,) = imap.ok("STATUS INBOX (HIGHESTMODSEQ)")
+        status = imap.ok("STATUS INBOX (HIGHESTMODSEQ)")[-1]
         modseq = int(re.search(rb"HIGHESTMODSEQ (\d+)", status)[1])
         imap.ok("STORE 3,7 +FLAGS (\\Flagged)")
         found = imap.ok(f"UID FETCH 1:* (FLAGS) (CHANGEDSINCE {modseq})")

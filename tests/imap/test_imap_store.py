@@ -115,3 +115,14 @@ def test_uidonly(gateway: ImapGateway, account: str) -> None:
             assert b"[UIDREQUIRED]" in imap.bad(command), command
         assert imap.ok(r"UID STORE 2 +FLAGS (\Deleted)") == [rb"2 UIDFETCH (FLAGS (\Deleted \Recent))"]
         assert imap.ok("EXPUNGE") == [b"VANISHED 2"]
+
+
+def test_the_first_reader_is_in_the_trace(gateway: ImapGateway, account: str) -> None:
+    gateway.deliver(account, MESSAGE)
+    with gateway.login(account) as imap:
+        imap.ok("SELECT INBOX")
+        imap.ok("FETCH 1 BODY.PEEK[]")
+        imap.ok("FETCH 1 BODY[]")
+        imap.ok("FETCH 1 BODY[]")
+    (fetched,) = [line for line in gateway.wait_for("fetched") if line["account"] == account]
+    assert (fetched["queue_id"], fetched["mailbox"], fetched["uid"]) == ("QUEUEID", "INBOX", 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import inspect
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -73,6 +73,9 @@ def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine
         session.enable_condstore()
     ranges = selected.view.ranges(pairs, uid)
     windows = _asked_for(selected, ranges, request)
+    if "content" in plan.names:
+        for _, records in windows:
+            session.count_retrieved(records)
     if not request.vanished:
         if len(asked[0]) <= KNOWN_OCTETS:
             selected.last_fetch = asked, request, plan
@@ -194,7 +197,7 @@ async def _fetch(
     if request.vanished:
         assert request.changed_since is not None
         await vanished_since(session, request.changed_since, wanted)
-    seen = _Seen(selected) if request.sets_seen else None
+    seen = _Seen(session, selected) if request.sets_seen else None
     error: No | None = None
     if not plan.sources:
         for numbers, records in windows:
@@ -266,7 +269,8 @@ def _bounded(windows: list[Window], names: list[str]) -> Iterator[Window]:
 class _Seen:
     """Messages whose text was told become \\Seen, many in one transaction (RFC 9051 §6.4.5)."""
 
-    def __init__(self, selected: Selected) -> None:
+    def __init__(self, session: ImapSession, selected: Selected) -> None:
+        self._session = session
         self._selected = selected
         self._on = not selected.read_only and "s" in selected.place.rights  # RFC 4314 §4
         self._uids = array("I")
@@ -286,6 +290,7 @@ class _Seen:
             stored = await selected.place.account.store(mailbox, ranges_of(uids), add=("\\Seen",))
             if stored.modseq:
                 selected.view.watch.apply(stored.changed, b"", stored.modseq)
+                self._session.first_read(stored.changed)
 
 
 _ALWAYS = (

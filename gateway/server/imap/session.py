@@ -16,14 +16,17 @@ import asyncio
 import contextlib
 import logging
 import time
+from array import array
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gateway._native import ImapCommand, ImapSyntaxError, imap_string
+from gateway._native import ImapCommand, ImapSyntaxError, imap_string, record_column, sum_records
 from gateway.accounts.authenticator import Login, Peer
 from gateway.accounts.model import Identity, SourceError
 from gateway.net.tls import certificate_names
 from gateway.protocol.imap import machine
+from gateway.server.first_read import tell_first_read
 from gateway.server.imap import updates
 from gateway.server.imap.access import Place, find_place
 from gateway.server.imap.capability import capabilities
@@ -168,6 +171,25 @@ class ImapSession(Session):
     def poll(self) -> None:
         """What other workers committed before the client's command is known afterwards (is_stale)."""
         self._service.watches.poll()
+
+    def count_retrieved(self, records: bytes) -> None:
+        """These messages are sent, or parts of them."""
+        count, _, _, octets, _, _ = sum_records(records)
+        self._service.metrics.retrieved_total += count
+        self._service.metrics.retrieved_octets_total += octets
+
+    def first_read(self, records: bytes) -> None:
+        """These messages became \\Seen because their text was fetched."""
+        assert self.selected is not None
+        uids = array("I", record_column(records, "uid"))
+        keys = array("Q", record_column(records, "message"))
+        afterwards(self._trace(self.selected.place.account, self.selected.mailbox.name, uids, keys))
+
+    async def _trace(self, account: Account, mailbox: str, uids: array[int], keys: array[int]) -> None:
+        service = self._service
+        trace = partial(service.log.event, "fetched", session=self.session_id, service=service.name)
+        with contextlib.suppress(StoreError):
+            await tell_first_read(account, mailbox, uids, keys, trace)
 
     def leave_mailbox(self) -> None:
         """Forget the selected mailbox."""

@@ -3,8 +3,8 @@
     Owns      Watches, Watch
     Flow      a Notice of the store → stale → refresh() asks changes() once → the sessions that wait (IDLE, NOTIFY) are
               told in the same turn of the loop; all others when they complete their next command
-    Limits    a Watch lives while a session has its mailbox selected; the UNUSED_MAX last ones live on, with UNUSED_OCTETS
-              of records.  The index of a mailbox with more than LAZY_MESSAGES is read when something needs it
+    Limits    a Watch lives while a session has its mailbox selected; the UNUSED_MAX last ones live on, with
+              UNUSED_OCTETS of records.  The index of one with more than LAZY_MESSAGES is read when something needs it
     Errors    StoreError of refresh() goes to whoever asked; for those in IDLE it is logged and tried again at the
               next notice
     Blocking  never
