@@ -52,23 +52,13 @@ from gateway._native.imap_search import (
     PICK_NUMBER,
     PICK_SIZE,
     PICK_UID,
-    count_blocks,
-    find_texts,
-    gather_texts,
-    join_texts,
     mask_and,
     mask_or,
     mask_ranges,
     mask_without,
-    mask_words,
     match_records,
-    pack_texts,
     pick,
-    rank_texts,
     scatter_mask,
-    sort_order,
-    take_numbers,
-    unpack_texts,
 )
 from gateway._native.imap_sets import (
     format_numbers,
@@ -96,6 +86,18 @@ from gateway._native.text_search import (
     UNDECIDED,
     find_in_ascii,
     find_in_header,
+)
+from gateway._native.texts import (
+    count_blocks,
+    find_texts,
+    gather_texts,
+    join_texts,
+    mask_words,
+    pack_texts,
+    rank_texts,
+    sort_order,
+    take_numbers,
+    unpack_texts,
 )
 
 __all__ = [
