@@ -91,7 +91,7 @@ def test_mailboxes_come_and_go(imap: ImapClient, other: ImapClient) -> None:
         "DELETE mine/x",
     ):
         imap.ok(command)  # what it does itself it need not be told
-    quiet(imap, other)
+        quiet(imap, other)
 
 
 def test_messages_in_other_mailboxes(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.mail.imap_rights import NONE
+from gateway.protocol.imap.notify import MAILBOX_NAME, SUBSCRIPTION_CHANGE
 from gateway.protocol.imap.response import mailbox_octets
 from gateway.server.imap.access import Place, prefixes, refuse
 from gateway.server.imap.state import (
@@ -43,7 +44,7 @@ async def cmd_create(session: ImapSession, command: ImapCommand) -> Outcome:
     place = await _new_place(session, asked.removesuffix(SEPARATOR))
     if uses and not place.is_of(session.account_name):
         raise No("Only its owner says what a mailbox is for", b"USEATTR")
-    _expect(session, asked.removesuffix(SEPARATOR))
+    _expect(session, MAILBOX_NAME, asked.removesuffix(SEPARATOR))
     mailbox = await place.account.create(place.name, uses)
     name = prefixes(session.service.config).show(place.owner, place.name, session.account_name)
     if b"IMAP4REV2" in session.enabled and name != asked.removesuffix(SEPARATOR):
@@ -91,7 +92,7 @@ async def cmd_delete(session: ImapSession, command: ImapCommand) -> Outcome:
     name = command.mailbox()
     command.end()
     place = await session.place(name, "x")
-    _expect(session, name)
+    _expect(session, MAILBOX_NAME, name)
     await place.account.delete(place.name)
     return None
 
@@ -106,7 +107,8 @@ async def cmd_rename(session: ImapSession, command: ImapCommand) -> Outcome:
     target = await _new_place(session, new)
     if source.owner != target.owner:
         raise No("A mailbox stays with its owner: copy its messages", b"CANNOT")
-    _expect(session, old, new)
+    _expect(session, MAILBOX_NAME, new)
+    _expect(session, SUBSCRIPTION_CHANGE, old, new)
     await source.account.rename(source.name, target.name)
     return None
 
@@ -128,22 +130,22 @@ async def cmd_subscribe(session: ImapSession, command: ImapCommand) -> Outcome:
     place = await session.place(name)
     if not place.is_of(session.account_name) and (place.mailbox is None or "l" not in place.rights):
         raise refuse(name, NONE)
-    _expect(session, name)
+    _expect(session, SUBSCRIPTION_CHANGE, name)
     await session.account.subscribe(name)
     return None
 
 
 async def cmd_unsubscribe(session: ImapSession, command: ImapCommand) -> Outcome:
     name = _name(command)
-    _expect(session, name)
+    _expect(session, SUBSCRIPTION_CHANGE, name)
     await session.account.subscribe(name, False)
     return None
 
 
-def _expect(session: ImapSession, *names: str) -> None:
+def _expect(session: ImapSession, kind: bytes, *names: str) -> None:
     """The session does this itself: NOTIFY need not tell it (RFC 5465 §5)."""
     if session.notify is not None:
-        session.notify.expect(*map(mailbox_name, names))
+        session.notify.expect(kind, *map(mailbox_name, names))
 
 
 def _name(command: ImapCommand) -> str:

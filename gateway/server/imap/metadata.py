@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from gateway._native import imap_nstring
 from gateway.protocol.imap.metadata import below, parse_getmetadata, parse_setmetadata
+from gateway.protocol.imap.notify import MAILBOX_METADATA_CHANGE, SERVER_METADATA_CHANGE
 from gateway.protocol.imap.response import mailbox_octets
 from gateway.server.imap.access import Place, refuse
 from gateway.server.imap.state import AUTHENTICATED, Capability, Completed, Handler, No, Outcome
@@ -125,7 +126,8 @@ async def cmd_setmetadata(session: ImapSession, command: ImapCommand) -> Outcome
                 raise No("Only its owner says what a mailbox is for", b"NOPERM")
             special_use = _uses(values.pop(SPECIAL_USE))
     if session.notify is not None:
-        session.notify.expect(mailbox)
+        kind = MAILBOX_METADATA_CHANGE if mailbox else SERVER_METADATA_CHANGE
+        session.notify.expect(kind, mailbox)
     try:
         if values:
             await account.set_annotations(

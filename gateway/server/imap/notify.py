@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from gateway.server.imap.watch import Watch
     from gateway.store.account_sharing import Listing
 
+OWN_MAX = 1000  # changes of its own that a session remembers; it may hear of more
 BATCH = 500  # lines between two looks at whether the client reads
 NOTHING = NotifyRequest(False, frozenset(), False, (), ())
 OVERFLOW = b"* OK [NOTIFICATIONOVERFLOW] Too much happens for you: ask again\r\n"
@@ -99,7 +100,9 @@ class Notify:
         self._hubs: dict[str, Hub] = {}  # by owner
         self._paths = prefixes(session.service.config)
         self._octets = 0
-        self._own: set[str] = set()  # names whose next event is the session's own doing
+        self._own: dict[
+            tuple[bytes, str], int
+        ] = {}  # (event, name) that is the session's own doing → hub.looks
         self.request = request
         self.outbox: list[bytes] = []
         self.new_uid = 0  # messages of the selected mailbox from there on are to be fetched
@@ -193,6 +196,8 @@ class Notify:
 
     def heard(self, hub: Hub, events: list[Event]) -> None:
         """For Hub: these happened."""
+        if len(self._own) > OWN_MAX:
+            self._own.clear()
         lines = [line for event in events for line in self._lines(hub, event)]
         for line in dict.fromkeys(lines):  # a parent is told with each of those below it
             self._push(line)
@@ -207,16 +212,17 @@ class Notify:
             name = event.name
             if any(one.kind == SUBSCRIBED for one in self.request.filters):
                 afterwards(self._rejoin())
-            if self._is_own(name) or SUBSCRIPTION_CHANGE not in self._events(
-                name, own=self._paths.find(name, "") == ("", name)
-            ):
+            own = self._paths.find(name, "") == ("", name)
+            if self._is_own(hub, SUBSCRIPTION_CHANGE, name):
+                return []
+            if SUBSCRIPTION_CHANGE not in self._events(name, own=own):
                 return []
             return [self._list_line(hub, name, self._named(name))]
         name = self._shown(hub, event.row.name)
         own = not hub.user
         old = self._shown(hub, event.old) if isinstance(event, Renamed) else ""
         names = [name, old] if old else [name]
-        if self._is_own(name):
+        if self._is_own(hub, MAILBOX_NAME, name):
             return []
         lines = []
         if any(MAILBOX_NAME in self._events(one, own=own) for one in names):
@@ -247,16 +253,16 @@ class Notify:
         entries = b" ".join(map(entry_octets, event.entries))
         if event.mailbox == 0:
             wanted = any(SERVER_METADATA_CHANGE in one.events for one in self.request.filters)
-            if not wanted or hub.user or self._is_own(""):
+            if not wanted or hub.user or self._is_own(hub, SERVER_METADATA_CHANGE, ""):
                 return []
             return [b'* METADATA "" %b\r\n' % entries]
         row = hub.snapshot.rows.get(event.mailbox)
         if row is None or (hub.user and "r" not in hub.rights.get(row.id, ())):
             return []
         name = self._shown(hub, row.name)
-        if self._is_own(name) or MAILBOX_METADATA_CHANGE not in self._events(
-            name, own=not hub.user
-        ):
+        if self._is_own(hub, MAILBOX_METADATA_CHANGE, name):
+            return []
+        if MAILBOX_METADATA_CHANGE not in self._events(name, own=not hub.user):
             return []
         return [b"* METADATA %b %b\r\n" % (mailbox_octets(name, self._utf8), entries)]
 
@@ -323,20 +329,22 @@ class Notify:
 
     # -- the session's own doing, of which it need not be told (RFC 5465 §5) -----------------------------------------
 
-    def expect(self, *names: str) -> None:
+    def expect(self, kind: bytes, *names: str) -> None:
         """The session is about to change these, and makes what they lie in, as the case may be."""
-        self._own = set(names)
         for name in names:
-            above = name.rpartition(SEPARATOR)[0]
-            while above:
-                self._own.add(above)
+            found = self._paths.find(name, self._session.account_name)
+            hub = self._hubs.get(found[0]) if found is not None else None
+            above = name
+            while hub is not None:
+                self._own[kind, above] = hub.looks
                 above = above.rpartition(SEPARATOR)[0]
+                if not above:
+                    break
 
-    def _is_own(self, name: str) -> bool:
-        if name in self._own:
-            self._own.discard(name)
-            return True
-        return False
+    def _is_own(self, hub: Hub, kind: bytes, name: str) -> bool:
+        """Once; a change is seen by the second look begun after it at the latest."""
+        looks = self._own.pop((kind, name), None)
+        return looks is not None and hub.looks <= looks + 2
 
     # -- when it is told ---------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@
     Flow      a Notice of the store → what is dirty → one question to the store → differences → each registration
     Limits    one Hub for each account and user that looks at it, while there is a registration; a row of each mailbox
     Errors    StoreError is logged: what was missed is found with the next notice
-    Blocking  never; a task only while there is something to ask
+    Blocking  never; a task only while there is something to ask, a timer only while it is asked too often
     Standards RFC 5465 §5
 
 However many sessions watch however many mailboxes of an account: a delivery costs one statement about one mailbox.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gateway.protocol.imap.notify import FLAG_CHANGE, MESSAGE_EXPUNGE, MESSAGE_NEW
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from gateway.store.store import Account, Store
 
 logger = logging.getLogger(__name__)
+
+# Who makes thousands of mailboxes one by one must not keep the loop busy with comparing all of them each time.
+REST = 19  # times as long as the last look took
+REST_LEAST_S = 0.02
 
 
 class MessagesChanged(NamedTuple):
@@ -173,7 +178,7 @@ class Hubs:
         """The registration ends."""
         hub.registrations.discard(registration)
         if not hub.registrations:
-            hub.unsubscribe()
+            hub.close()
             self._hubs.pop((hub.account.name, hub.user or hub.account.name), None)
 
 
@@ -185,8 +190,11 @@ class Hub:
         "_dirty",
         "_list_dirty",
         "_loaded",
+        "_rest_s",
+        "_timer",
         "_work",
         "account",
+        "looks",
         "registrations",
         "rights",
         "snapshot",
@@ -200,12 +208,15 @@ class Hub:
         self.user = user
         self.registrations: set[Registration] = set()
         self.snapshot = Snapshot(())
+        self.looks = 0  # at all mailboxes, that were begun
         self.rights: dict[int, frozenset[str]] = {}  # of the user; empty for the owner
         self._annotation = -1
         self._dirty: set[int] = set()
         self._list_dirty = True
         self._loaded = False
         self._work: asyncio.Task[None] | None = None
+        self._rest_s = 0.0  # after the last look at all mailboxes
+        self._timer: asyncio.TimerHandle | None = None
         self.unsubscribe: Callable[[], None] = lambda: None  # the store's own, from join() on
 
     async def ready(self) -> None:
@@ -222,10 +233,20 @@ class Hub:
             self._dirty.add(notice.mailbox)
         else:
             return
-        if self._work is None and self.registrations:
+        if self._work is None and self._timer is None and self.registrations:
             self._start()
 
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self.unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _start(self) -> asyncio.Task[None]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._work = asyncio.get_running_loop().create_task(self._catch_up())
         self._work.add_done_callback(self._done)
         return self._work
@@ -242,7 +263,11 @@ class Hub:
         elif error is not None:
             logger.error("mailboxes of %s", self.account.name, exc_info=error)
         elif self._list_dirty or self._dirty:
-            self._start()
+            if self._list_dirty and self._rest_s > REST_LEAST_S:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._rest_s, self._start)
+            else:
+                self._start()
 
     async def _catch_up(self) -> None:
         dirty, self._dirty = sorted(self._dirty), set()
@@ -261,6 +286,7 @@ class Hub:
 
     async def _read_list(self) -> list[Event]:
         user = self.user or self.account.name
+        self.looks += 1
         try:
             rows, self.rights = await self.account.listing(self.user)
             self._annotation, changed = await self.account.annotation_changes(
@@ -268,6 +294,7 @@ class Hub:
             )
         except NoSuchAccount:
             rows, changed = [], []
+        began = monotonic()
         before = self.snapshot
         self.snapshot = Snapshot(
             (row for row in rows if row.selectable),
@@ -276,10 +303,12 @@ class Hub:
         entries: dict[int, list[str]] = {}
         for mailbox, entry in changed:
             entries.setdefault(mailbox, []).append(entry)
-        return [
+        events = [
             *differences(before, self.snapshot),
             *(AnnotationsChanged(mailbox, names) for mailbox, names in entries.items()),
         ]
+        self._rest_s = REST * (monotonic() - began)
+        return events
 
     def _take(self, rows: list[Listing]) -> list[Event]:
         events: list[Event] = []
