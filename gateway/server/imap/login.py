@@ -239,4 +239,5 @@ CAPABILITIES = [
     Capability(b"UNAUTHENTICATE"),
     Capability(b"COMPRESS=DEFLATE"),
     Capability(b"UTF8=ACCEPT"),
+    Capability(b"INPROGRESS"),
 ]
