@@ -2,7 +2,7 @@
 
     Owns      check_account(), Report, Finding
     Flow      database pages → index of each mailbox → every message → references → files
-    Files     <account>/damaged/: what was left of messages that are not as they were written
+    Files     <account>/damaged/: what was left of messages that are not as they were written, or lost their rows
     Limits    memory: 16 octets a message
     Errors    StoreError when the account cannot be opened, or is in use while its file must be replaced
     Blocking  everything; reads every octet of the account
@@ -14,6 +14,7 @@ has to be replaced, and then nobody else may have it open.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -42,6 +43,7 @@ from gateway.store.salvage import salvage
 
 RECOVERED = "Recovered messages"
 _PROGRESS_EVERY = 256
+_UPLOAD_S = 600  # a file that was not written to for so long is no upload any more
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -87,9 +89,10 @@ def check_account(
         _replace_file(directory, report, damage, repair)
         if not repair:
             return report
+    abandoned = _files_nobody_writes(directory)
     file = AccountFile(directory, settings, create=True)
     try:
-        _Check(file, report, repair, progress).run()
+        _Check(file, report, repair, progress, abandoned).run()
     finally:
         file.close()
     return report
@@ -138,15 +141,37 @@ def _replace_file(directory: Path, report: Report, damage: str, repair: bool) ->
         os.close(fd)
 
 
+def _files_nobody_writes(directory: Path) -> frozenset[str]:
+    """The large bodies, when nobody has the account open; none when somebody has."""
+    with errors(directory):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return frozenset(os.listdir(directory / "large"))
+        except (BlockingIOError, FileNotFoundError):
+            return frozenset()
+        finally:
+            os.close(fd)
+
+
 class _Check:
     """One account being checked."""
 
-    def __init__(self, file: AccountFile, report: Report, repair: bool, progress: Progress) -> None:
+    def __init__(
+        self,
+        file: AccountFile,
+        report: Report,
+        repair: bool,
+        progress: Progress,
+        abandoned: frozenset[str],
+    ) -> None:
+        """abandoned: files of large bodies that no delivery is about to commit."""
         self._file = file
         self._database = file.database
         self._report = report
         self._repair = repair
         self._progress = progress
+        self._abandoned = abandoned
 
     def run(self) -> None:
         self._indexes()
@@ -373,6 +398,8 @@ class _Check:
     # -- files ---------------------------------------------------------------------------------------------------
 
     def _large_files(self) -> None:
+        """A file without a message is what a crash left of an upload; after damage it may be all that is left."""
+        damaged = not self._report.clean
         if self._repair:
             while self._file.reclaim():
                 pass
@@ -387,14 +414,23 @@ class _Check:
                     "SELECT file FROM message WHERE file IS NOT NULL"
                 )
             }
-        for name in set(there).difference(known):
+        for name in sorted(set(there).difference(known)):
             path = there[name]
-            with errors(path):
-                if time.time() - path.stat().st_mtime < 600:
-                    continue  # a delivery may be about to commit it
-                self._found(f"large/{name} belongs to no message")
+            with errors(path), contextlib.suppress(FileNotFoundError):
+                if name not in self._abandoned and time.time() - path.stat().st_mtime < _UPLOAD_S:
+                    continue  # somebody may be about to commit it
+                if damaged:
+                    self._found(f"large/{name} belongs to no message; it is kept in damaged/")
                 if self._repair:
-                    path.unlink()
+                    self._put_away(path, keep=damaged)
+
+    def _put_away(self, path: Path, *, keep: bool) -> None:
+        if keep:
+            aside = self._file.directory / "damaged"
+            make_directory(aside)
+            path.rename(aside / path.name)
+        else:
+            path.unlink()
 
 
 def _sorted_records(records: bytes, above: int) -> bytes:

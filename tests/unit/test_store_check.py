@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -115,15 +116,36 @@ def test_altered_octets_are_never_handed_out(account: Path) -> None:
     assert kept.read_bytes().endswith(b"other")
 
 
-def test_files_without_a_message_are_removed_when_they_are_old(account: Path) -> None:
+def large_files(account: Path) -> None:
+    """One file of long ago and one that is new; no message has them."""
     (account / "large").mkdir()
     for name, age in (("old", 3600), ("new", 0)):
         path = account / "large" / name
         path.write_bytes(b"x")
         at = path.stat().st_mtime - age
         os.utime(path, (at, at))
-    assert len(check_account(account, SETTINGS).findings) == 1
+
+
+def test_what_a_crash_left_of_an_upload_is_removed(account: Path) -> None:
+    large_files(account)
+    assert check_account(account, SETTINGS).clean
+    assert not list((account / "large").iterdir())
+
+
+def test_an_upload_may_go_on_while_the_account_is_checked(account: Path) -> None:
+    large_files(account)
+    with closing(AccountFile(account, SETTINGS)):
+        assert check_account(account, SETTINGS).clean
     assert [path.name for path in (account / "large").iterdir()] == ["new"]
+
+
+def test_bodies_of_messages_that_lost_their_rows_are_kept(account: Path) -> None:
+    large_files(account)
+    sql(account, "DELETE FROM message WHERE id=100")
+    report = check_account(account, SETTINGS)
+    assert sum("kept in damaged/" in finding.what for finding in report.findings) == 2
+    assert {path.name for path in (account / "damaged").iterdir()} == {"old", "new"}
+    assert check_account(account, SETTINGS).clean
 
 
 @pytest.mark.parametrize("seed", range(8))

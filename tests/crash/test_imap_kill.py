@@ -1,0 +1,144 @@
+"""kill -9 of the whole gateway while IMAP clients work: what they were told is true afterwards, and stays so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from imap.rig import PASSWORD
+from imap_clients import Mirror, Worker, look
+from imap_ledger import Ledger
+
+from gateway.accounts.build import hasher_of
+from gateway.accounts.database import Database
+from gateway.accounts.embedded import make_record
+from gateway.accounts.model import Account
+from gateway.config import load
+from gateway.store.account import AccountFile
+from gateway.store.check import check_account
+from gateway.store.names import account_directory
+
+pytestmark = pytest.mark.crash
+
+ROUNDS = int(os.environ.get("IMAP_KILL_ROUNDS", "4"))
+SEED = int(os.environ.get("IMAP_KILL_SEED", "1"))
+ACCOUNTS = ("alice@example.test", "bob@example.test")
+CLIENTS = 3  # at once; the first and the last share an account
+CONFIG = """
+hostname = "mx.example.test"
+state_dir = "{state}"
+workers = 2
+[auth]
+argon2_time_cost = 1
+argon2_memory_kib = 64
+plaintext_auth = ["127.0.0.0/8"]
+[log]
+file = "{state}/log"
+[[listen]]
+service = "imap"
+address = "127.0.0.1:{port}"
+"""
+
+
+class House:
+    """A gateway that is started and killed."""
+
+    def __init__(self, where: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        (where / "state").mkdir()
+        self.file = where / "gateway.toml"
+        self.file.write_text(CONFIG.format(state=where / "state", port=self.port))
+        self.config = load(str(self.file))
+        with contextlib.closing(Database(self.config.accounts_file)) as database:
+            for name in ACCOUNTS:
+                database.add(make_record(Account(name), PASSWORD, hasher_of(self.config.auth)))
+
+    def start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "-c", str(self.file)], start_new_session=True
+        )
+        end = time.monotonic() + 90
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return process
+            except OSError:
+                assert process.poll() is None and time.monotonic() < end
+                time.sleep(0.05)
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        psutil.wait_procs(workers, 60)  # one that waits for the disk still has its sockets
+
+    def check(self) -> None:
+        """`gateway mailbox check` finds nothing, and leaves no file that belongs to no message."""
+        for name in ACCOUNTS:
+            directory = account_directory(self.config.store_dir, name)
+            if not directory.exists():
+                continue
+            report = check_account(directory, self.config.store)
+            assert report.clean, report.findings
+            with contextlib.closing(AccountFile(directory, self.config.store)) as file:
+                sql = "SELECT file FROM message WHERE file IS NOT NULL"
+                wanted = {found for (found,) in file.database.execute(sql)}
+                there = set(os.listdir(directory / "large")) if wanted else set()
+            assert there == wanted, f"files without a message: {there - wanted}"
+
+
+def guarded(worker: Worker, port: int, seed: int, failures: list[BaseException]) -> None:
+    try:
+        worker.run(port, seed)
+    except BaseException as error:
+        failures.append(error)
+
+
+def test_what_clients_were_told_is_true(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    chooser = random.Random(SEED)
+    ledger = Ledger()
+    clients = [Worker(ledger, ACCOUNTS[at % len(ACCOUNTS)], at) for at in range(CLIENTS)]
+    mirrors = {name: Mirror() for name in ACCOUNTS}
+    for round_ in range(ROUNDS + 1):
+        process = house.start()
+        try:
+            for name in ACCOUNTS:
+                ledger.judge(look(house.port, name, mirrors[name]))
+            if round_ == ROUNDS:
+                break
+            failures: list[BaseException] = []
+            begun = [client.acknowledged for client in clients]
+            threads = [
+                threading.Thread(
+                    target=guarded, args=(client, house.port, chooser.getrandbits(32), failures)
+                )
+                for client in clients
+            ]
+            for thread in threads:
+                thread.start()
+            end = time.monotonic() + 60
+            while time.monotonic() < end and not failures:
+                if all(client.acknowledged > b for client, b in zip(clients, begun, strict=True)):
+                    break
+                time.sleep(0.01)
+            time.sleep(0.1 + chooser.random() * 0.6)
+        finally:
+            house.kill(process)
+        for thread in threads:
+            thread.join()
+        assert not failures, failures
+        house.check()
+    assert all(client.acknowledged > ROUNDS for client in clients)
