@@ -17,7 +17,7 @@ from gateway.store import acl, annotation
 from gateway.store.content import Contents
 from gateway.store.database import Database
 from gateway.store.errors import BadName, LimitReached, MailboxExists, NoSuchMailbox
-from gateway.store.index import IndexRow, all_rows, load, row_named, row_of
+from gateway.store.index import IndexRow, load, row_named, row_of
 from gateway.store.messages import message_keys
 from gateway.store.model import UID_MAX
 from gateway.store.names import SEPARATOR, is_below, mailbox_name
@@ -118,7 +118,7 @@ class Mailboxes:
         if row.name == "INBOX":
             raise BadName("INBOX cannot be deleted")
         self._empty(row)
-        below = any(is_below(other.name, row.name) for other in all_rows(self._database))
+        below = bool(self._below(row.name, 1))
         self._database.execute("DELETE FROM mailbox WHERE id=?", (row.id,))
         self._database.execute("DELETE FROM acl WHERE mailbox=?", (row.id,))
         annotation.forget(self._database, row.id)
@@ -158,31 +158,33 @@ class Mailboxes:
             row = row_named(self._database, above)
             if row is None or not row.selectable:
                 self.create(above)
-        if target is not None:
-            self._database.execute("DELETE FROM mailbox WHERE id=?", (target.id,))
-        for row in all_rows(self._database):
-            if row.name == old or is_below(row.name, old):
-                self._move_name(row, new + row.name[len(old) :])
+        for number, name in [(source.id, old), *self._below(old)]:
+            self._move_name(number, new + name[len(old) :])
 
-    def _move_name(self, row: IndexRow, name: str) -> None:
+    def _below(self, name: str, limit: int = -1) -> list[tuple[int, str]]:
+        """(id, name) of what lies below, in order; -1: all."""
+        sql = "SELECT id, name FROM mailbox WHERE name>? AND name<? ORDER BY name LIMIT ?"
+        after = chr(ord(SEPARATOR) + 1)
+        bounds = (f"{name}{SEPARATOR}", f"{name}{after}", limit)
+        return list(self._database.execute(sql, bounds).fetchall())
+
+    def _move_name(self, mailbox: int, name: str) -> None:
         name = mailbox_name(name)
         existing = row_named(self._database, name)
         if existing is not None:
             if existing.selectable:
                 raise MailboxExists(f"there is a mailbox {name!r} already")
             self._database.execute("DELETE FROM mailbox WHERE id=?", (existing.id,))
-        self._database.execute("UPDATE mailbox SET name=? WHERE id=?", (name, row.id))
+            if existing.subscribed:
+                self._database.execute("UPDATE mailbox SET subscribed=1 WHERE id=?", (mailbox,))
+        self._database.execute("UPDATE mailbox SET name=? WHERE id=?", (name, mailbox))
 
     def subscribe(self, name: str, subscribed: bool) -> None:
         """RFC 9051 §6.3.7: the name need not exist."""
         name = mailbox_name(name)
         row = row_named(self._database, name)
         if row is not None:
-            if (
-                row.selectable
-                or subscribed
-                or any(is_below(other.name, name) for other in all_rows(self._database))
-            ):
+            if row.selectable or subscribed or self._below(name, 1):
                 self._database.execute(
                     "UPDATE mailbox SET subscribed=? WHERE id=?", (int(subscribed), row.id)
                 )

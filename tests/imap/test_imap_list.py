@@ -152,6 +152,13 @@ def test_subscriptions(imap: ImapClient) -> None:
         "a/b \\Subscribed",
         "z \\Subscribed",
     ]
+    imap.ok("CREATE here/x")
+    imap.ok("RENAME here gone")  # what had no mailbox stays subscribed when it gets one
+    assert names(imap.ok('LIST (SUBSCRIBED) "" gone*')) == ["gone/x \\Subscribed"]
+    imap.ok("RENAME gone here")
+    imap.ok("DELETE here/x")
+    imap.ok("UNSUBSCRIBE here/x")
+    imap.ok("SUBSCRIBE gone/x")
     imap.ok("UNSUBSCRIBE gone/x")
     imap.ok("UNSUBSCRIBE never")
     imap.ok("DELETE z")
