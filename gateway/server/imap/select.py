@@ -10,11 +10,14 @@ Standards RFC 9051 §6.3.2, §6.3.3, §6.4.1, §6.4.2; RFC 3501 §6.3.1 (RECENT,
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway._native import find_records, resolve_set, sum_records
+from gateway.mail.imap_rights import ALL
 from gateway.protocol.imap.response import mailbox_octets
 from gateway.server.imap import updates
+from gateway.server.imap.access import Place, prefixes
 from gateway.server.imap.flags import announce_flags
 from gateway.server.imap.grant import Grant
 from gateway.server.imap.state import (
@@ -31,10 +34,14 @@ from gateway.server.imap.state import (
 from gateway.server.imap.vanished import vanished_since
 from gateway.server.imap.view import NEVER_RECENT, View
 from gateway.store.model import UID_MAX
+from gateway.store.names import mailbox_name
 
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.session import ImapSession
+
+
+UNSEEN_MESSAGES = 20_000  # RFC 3501's UNSEEN is looked for in so many; it may be left out
 
 
 class Known(NamedTuple):
@@ -45,25 +52,59 @@ class Known(NamedTuple):
     uids: bytes | None  # a set as sent
 
 
-async def cmd_select(session: ImapSession, command: ImapCommand) -> Outcome:
-    return await _open(session, command, read_only=False)
+def cmd_select(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
+    return _open(session, command, read_only=False)
 
 
-async def cmd_examine(session: ImapSession, command: ImapCommand) -> Outcome:
-    return await _open(session, command, read_only=True)
+def cmd_examine(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
+    return _open(session, command, read_only=True)
 
 
-async def _open(session: ImapSession, command: ImapCommand, *, read_only: bool) -> Outcome:
+def _open(
+    session: ImapSession, command: ImapCommand, *, read_only: bool
+) -> Outcome | Coroutine[Any, Any, Outcome]:
     command.space()
     name = command.mailbox()
     condstore, known = _parameters(session, command)
     command.end()
-    if session.selected is not None:  # RFC 9051 §6.3.2: closed even when this fails
-        await session.catch_up()
-        session.leave_mailbox()
-        session.untagged(b"OK [CLOSED] Previous mailbox is closed")
     if condstore or known:
         session.enabled.add(b"CONDSTORE")
+    session.poll()
+    if known is None and (session.selected is None or not session.selected.view.watch.is_stale):
+        found = _open_now(session, name, read_only)
+        if found is not None:
+            return found
+    return _open_later(session, name, known, read_only)
+
+
+def _open_now(session: ImapSession, name: str, read_only: bool) -> Outcome:
+    """The same for a mailbox of the user's own of which the worker knows everything; None: it does not."""
+    user = session.account_name
+    where = prefixes(session.service.config).find(mailbox_name(name), user)
+    if where is None or where[0] != user:
+        return None
+    watches = session.service.watches
+    watch = watches.find(*where)
+    if watch is None or not watch.mailbox.selectable:
+        return None
+    rev1 = b"IMAP4REV2" not in session.enabled
+    if rev1 and watch.mailbox.recent and not read_only:  # it has to be claimed
+        return None
+    watches.enter(watch)
+    if session.selected is not None:
+        updates.report(session)
+        _close(session)
+    recent_uid = watch.mailbox.uidnext - watch.mailbox.recent if rev1 else NEVER_RECENT
+    place = Place(session.account, user, where[1], watch.mailbox, ALL)
+    return _select(session, place, View(watch, recent_uid), read_only, name)
+
+
+async def _open_later(
+    session: ImapSession, name: str, known: Known | None, read_only: bool
+) -> Outcome:
+    if session.selected is not None:  # RFC 9051 §6.3.2: closed even when this fails
+        await session.catch_up()
+        _close(session)
     place = await session.place(name, "r")
     mailbox = place.mailbox
     assert mailbox is not None
@@ -71,23 +112,37 @@ async def _open(session: ImapSession, command: ImapCommand, *, read_only: bool) 
         raise No("There is nothing but names below it", b"NONEXISTENT")
     read_only = read_only or not place.rights & set("swtei")
     recent_uid = NEVER_RECENT
+    claims = False
     if b"IMAP4REV2" not in session.enabled:
         recent_uid = mailbox.uidnext - mailbox.recent
-        if mailbox.recent and not read_only:
+        claims = mailbox.recent > 0 and not read_only
+        if claims:
             recent_uid = await place.account.claim_recent(mailbox.id)
     watch = await session.service.watches.open(place.account, mailbox)
     if session.is_closed:
         session.service.watches.leave(watch)
         return None
+    if claims:
+        watch.claimed()
     view = View(watch, recent_uid)
-    watch.views.add(view)
+    outcome = _select(session, place, view, read_only, name)
+    if known is not None and known.uidvalidity == watch.mailbox.uidvalidity:
+        await watch.load()
+        await _resynchronize(session, view, known)
+    return outcome
+
+
+def _close(session: ImapSession) -> None:
+    session.leave_mailbox()
+    session.untagged(b"OK [CLOSED] Previous mailbox is closed")
+
+
+def _select(session: ImapSession, place: Place, view: View, read_only: bool, name: str) -> Completed:
+    view.watch.views.add(view)
     session.selected = Selected(place, view, read_only)
     if not place.is_of(session.account_name):
         session.selected.grant = Grant(session, place.owner)
     _describe(session, session.selected, name)
-    if known is not None and known.uidvalidity == view.mailbox.uidvalidity:
-        await watch.load()
-        await _resynchronize(session, view, known)
     return Completed("", b"READ-ONLY" if read_only else b"READ-WRITE")
 
 
@@ -148,7 +203,7 @@ def _describe(session: ImapSession, selected: Selected, name: str) -> None:
     session.untagged(b"%d EXISTS" % view.count)
     if rev1:
         session.untagged(b"%d RECENT" % view.recent)
-        if b"UIDONLY" not in session.enabled and mailbox.unseen and view.is_loaded:
+        if b"UIDONLY" not in session.enabled and view.is_loaded and view.count <= UNSEEN_MESSAGES:
             number = first_unseen(view)
             if number:
                 session.untagged(b"OK [UNSEEN %d] First unseen" % number)

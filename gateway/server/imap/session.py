@@ -567,6 +567,7 @@ async def _claim_recent(watch: Watch) -> None:
     """What this session was told of as new is new to no other (RFC 3501 §2.3.2)."""
     try:
         await watch.account.claim_recent(watch.mailbox.id)
+        watch.claimed()
     except StoreError as error:
         logger.warning("mailbox %r of %s: %s", watch.mailbox.name, watch.account.name, error)
 

@@ -53,6 +53,7 @@ class Watches:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._watches: dict[tuple[str, int], Watch] = {}
+        self._named: dict[tuple[str, str], Watch] = {}  # by account and the name it was opened by
         self._unused: OrderedDict[Watch, int] = OrderedDict()  # the longest unused first → octets of records
         self._unused_octets = 0
 
@@ -66,9 +67,11 @@ class Watches:
         if watch is None:
             watch = self._watches[key] = Watch(account, mailbox)
             watch.unsubscribe = self._store.notices.subscribe(account.name, watch.noticed)
-        elif watch in self._unused:
-            self._unused_octets -= self._unused.pop(watch)
+        else:
+            self._use(watch)
         watch.sessions += 1
+        watch.name = mailbox.name
+        self._named[account.name, mailbox.name] = watch
         try:
             if watch.index is None and watch.mailbox.messages <= LAZY_MESSAGES:
                 await watch.load()
@@ -78,6 +81,22 @@ class Watches:
             self.leave(watch)
             raise
         return watch
+
+    def find(self, account: str, name: str) -> Watch | None:
+        """The watch of the account's mailbox of that name, when all that was committed is known of it."""
+        watch = self._named.get((account, name))
+        if watch is None or watch.name != name or watch.gone or watch.is_stale:
+            return None
+        return watch
+
+    def enter(self, watch: Watch) -> None:
+        """What open() is for one that find() gave."""
+        self._use(watch)
+        watch.sessions += 1
+
+    def _use(self, watch: Watch) -> None:
+        if watch in self._unused:
+            self._unused_octets -= self._unused.pop(watch)
 
     def leave(self, watch: Watch) -> None:
         """A session has closed its mailbox."""
@@ -99,6 +118,8 @@ class Watches:
         key = (watch.account.name, watch.mailbox.id)
         if self._watches.get(key) is watch:
             del self._watches[key]
+        for name in [name for name, other in self._named.items() if other is watch]:
+            del self._named[name]
 
     def _replace(self, watch: Watch) -> None:
         del self._watches[watch.account.name, watch.mailbox.id]
@@ -121,6 +142,7 @@ class Watch:
         "gone",
         "index",
         "mailbox",
+        "name",
         "newest_modseq",
         "sessions",
         "unsubscribe",
@@ -132,6 +154,7 @@ class Watch:
         self.mailbox = mailbox
         self.index: Index | None = EMPTY if mailbox.messages == 0 else None
         self.newest_modseq = mailbox.highestmodseq  # that a notice told of
+        self.name = mailbox.name  # "": it may have another one by now
         self.sessions = 0
         self.unsubscribe: Callable[[], None] = lambda: None  # the store's, once it is asked to tell
         self.gone = False  # the mailbox was deleted
@@ -153,6 +176,8 @@ class Watch:
 
     def noticed(self, notice: Notice) -> None:
         """The store's word that something changed."""
+        if notice.mailbox == 0:  # the list of mailboxes
+            self.name = ""
         if notice.mailbox == self.mailbox.id and notice.modseq > self.newest_modseq:
             self.newest_modseq = notice.modseq
             if self._waiters:  # after those who made the change: they may know what it was
@@ -173,6 +198,10 @@ class Watch:
         """Read the index, for all views.  Raises StoreError."""
         while self.index is None:
             await asyncio.shield(self._work or self._start(self._read_index()))
+
+    def claimed(self) -> None:
+        """No message is \\Recent to others any more."""
+        self.mailbox = msgspec.structs.replace(self.mailbox, recent=0)
 
     def apply(self, changed: bytes, gone: bytes, modseq: int) -> None:
         """A session's own change, as the store answered it: records, ranges of UIDs; one transaction has one MODSEQ.
