@@ -320,11 +320,15 @@ _FORWARDED = re.compile(r"\[fwd:(.*)\]\Z", re.IGNORECASE)
 def base_subject(subject: str) -> tuple[str, bool]:
     """(base subject, whether a reply or forward mark was removed) by RFC 5256 §2.1, on decoded text."""
     text = subject.strip()
-    if "  " in text or "\t" in text or "\n" in text or "\r" in text:  # few have: looking is cheaper than replacing
+    if (
+        "  " in text or "\t" in text or "\n" in text or "\r" in text
+    ):  # few have: looking is cheaper than replacing
         text = _SPACES.sub(" ", text)
     is_reply = False
     while True:
-        trimmed = _TRAILER.sub("", text) if text.endswith(")") else text  # step 2; nothing ends with a space here
+        trimmed = (
+            _TRAILER.sub("", text) if text.endswith(")") else text
+        )  # step 2; nothing ends with a space here
         is_reply |= "(" in text[len(trimmed) :]
         text = trimmed
         while True:  # steps 3 to 5

@@ -149,17 +149,13 @@ class Plan:
             context.recent_uid if context.recent_uid <= UID_MAX else 0,
             context.uid_only,
         )
+        self.names = self._names()  # the columns to ask the store for
 
-    @property
-    def names(self) -> list[str]:
-        """The columns to ask the store for."""
-        if "content" in self.sources:
-            return ["facts", "content"] if self._needs_facts else ["content"]
-        return ["joined facts"] if self.sources == {"facts"} else sorted(self.sources)
-
-    @property
-    def _needs_facts(self) -> bool:
-        return "facts" in self.sources or any(callable(column) for column in self._columns)
+    def _names(self) -> list[str]:
+        if "content" not in self.sources:
+            return ["joined facts"] if self.sources == {"facts"} else sorted(self.sources)
+        needs_facts = "facts" in self.sources or any(callable(column) for column in self._columns)
+        return ["facts", "content"] if needs_facts else ["content"]
 
     def _column(self, column: str | Value, *sources: str) -> int:
         self.sources.update(sources)
