@@ -170,6 +170,18 @@ cdef inline out_t put_literal_head(out_t out, Py_ssize_t n) noexcept nogil:
     return put_word(out, b"}\r\n", 3)
 
 
+cdef inline out_t without_nuls(out_t begin, out_t end) noexcept nogil:
+    # A literal has no NUL (RFC 9051 §9 CHAR8): 0x80 instead, as other servers have it; BINARY gives the octets.
+    cdef out_t at = begin
+    while at < end:
+        at = <out_t>memchr(at, 0, end - at)
+        if at == NULL:
+            break
+        at[0] = 0x80
+        at += 1
+    return end
+
+
 def format_date(int64_t at):
     """Seconds since 1970 as a date-time in quotes, in UTC (RFC 9051 §9)."""
     cdef unsigned char out[DATE_OCTETS]
@@ -611,13 +623,15 @@ cdef class FetchFormat:
             if item.start >= 0:
                 start = min(item.start, size)
                 size = min(item.count, size - start)
-            out = put_literal_head(out, size)
+            begin = out = put_literal_head(out, size)
             if start < value.n:
                 digits = min(size, value.n - start)
                 out = put(out, value.p + start, digits)
                 size -= digits
                 start = value.n
-            return put(out, row[item.column + 1].p + start - value.n, size) if size else out
+            if size:
+                out = put(out, row[item.column + 1].p + start - value.n, size)
+            return without_nuls(begin, out)
         if kind == FIELDS:
             # The size is known afterwards: room is left for the digits, and closed.
             begin = out + NUMBER_OCTETS
@@ -628,7 +642,7 @@ cdef class FetchFormat:
                 size = min(item.count, size - start)
             out = put_literal_head(out, size)
             memmove(out, begin + start, size)
-            return out + size
+            return without_nuls(out, out + size)
         if item.start >= 0:
             start = min(item.start, value.n)
             value.p += start
@@ -636,8 +650,9 @@ cdef class FetchFormat:
         if kind == BINARY and memchr(value.p, 0, value.n) != NULL:
             out[0] = c"~"
             out += 1
-        out = put_literal_head(out, value.n)
-        return put(out, value.p, value.n)
+        begin = put_literal_head(out, value.n)
+        out = put(begin, value.p, value.n)
+        return out if kind == BINARY else without_nuls(begin, out)
 
     cdef out_t put_response(
         self, out_t out, const record_t *record, uint32_t number, const span_t *row

@@ -156,6 +156,7 @@ def test_binary_and_utf8_literals(imap: ImapClient) -> None:
     imap.bad(b"APPEND INBOX UTF8 (" + literal(international) + b")")
     imap.ok("SELECT INBOX")
     assert imap.ok("FETCH 2 BODY.PEEK[]")[0].endswith(international + b")")
+    assert imap.ok("FETCH 1 BODY.PEEK[1]") == [b"1 FETCH (BODY[1] {5}\r\na\x80b\r\n)"]  # no literal has a NUL
     assert imap.ok("FETCH 1 BINARY.PEEK[1]") == [b"1 FETCH (BINARY[1] ~{5}\r\na\0b\r\n)"]
 
 

@@ -34,6 +34,8 @@ def flags(record: Record, keywords: Sequence[bytes], recent_uid: int) -> bytes:
 def literal(octets: bytes, start: int = -1, count: int = 0, eight: bool = False) -> bytes:
     if start >= 0:
         octets = octets[start : start + count]
+    if not eight:
+        octets = octets.replace(b"\0", b"\x80")
     return b"%b{%d}\r\n%b" % (b"~" if eight and b"\0" in octets else b"", len(octets), octets)
 
 

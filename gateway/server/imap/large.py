@@ -98,7 +98,7 @@ async def _send_item(
         end = min(end, start + item.count)
     session.send(b"{%d}\r\n" % (end - start))
     async for octets in slices(account, large, start, end):
-        session.send(octets)
+        session.send(octets.replace(b"\0", b"\x80"))  # as imap_fetch.pyx does
         await session.drained()
     return None
 
