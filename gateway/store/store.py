@@ -123,6 +123,28 @@ class Store:
         self._shares.close()
 
 
+def _storing(
+    mailbox: int,
+    ranges: bytes,
+    add: Sequence[str],
+    remove: Sequence[str],
+    replace: Sequence[str] | None,
+    unchanged_since: int,
+) -> Callable[[AccountFile], Stored]:
+    return lambda file: file.store(
+        mailbox,
+        ranges,
+        add=add,
+        remove=remove,
+        replace=replace,
+        unchanged_since=unchanged_since,
+    )
+
+
+def _stored(mailbox: int) -> Callable[[Stored], list[tuple[int, int]]]:
+    return lambda stored: [(mailbox, stored.modseq)] if stored.modseq else []
+
+
 def _ignored(_: int) -> None:
     return
 
@@ -449,20 +471,38 @@ class Account:
 
         A message whose flags are so already keeps its MODSEQ.
         """
-        stored = await self._run(
-            lambda file: file.store(
-                mailbox,
-                ranges,
-                add=add,
-                remove=remove,
-                replace=replace,
-                unchanged_since=unchanged_since,
-            ),
-            lambda stored: [(mailbox, stored.modseq)] if stored.modseq else [],
+        stored: Stored = await self._run(
+            _storing(mailbox, ranges, add, remove, replace, unchanged_since), _stored(mailbox)
         )
         if stored.modseq:
             self._syncs.note(self.name)
         return stored
+
+    def store_then(
+        self,
+        mailbox: int,
+        ranges: bytes,
+        done: Callable[[Stored | StoreError], None],
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        replace: Sequence[str] | None = None,
+        unchanged_since: int = NEVER,
+    ) -> None:
+        """The same; done is called on the loop, which costs less than a coroutine."""
+
+        def answer(stored: Stored, error: StoreError | None) -> None:
+            if error is None and stored.modseq:
+                self._syncs.note(self.name)
+            done(stored if error is None else error)
+
+        self._pool.submit(
+            self.name,
+            _storing(mailbox, ranges, add, remove, replace, unchanged_since),
+            answer,
+            create=self._create,
+            notices=_stored(mailbox),
+        )
 
     def upload_small(self, size: int) -> Upload | None:
         """For a message of that size, to be kept in memory until discard(); None: upload_large() is the way."""
