@@ -460,6 +460,11 @@ class ImapSession(Session):
 
         return answer
 
+    def go_on(self, work: Coroutine[Any, Any, Outcome]) -> None:
+        """Answer the command by that, though answer_later() was called."""
+        assert self.command is not None
+        self.later(self._await(HANDLERS[self.command.name], work))
+
     def _fail(self, error: Exception, handler: Handler | None) -> None:
         self._complete(handler, *_answer(error))
 

@@ -8,20 +8,23 @@ Standards RFC 9051 §6.4.6, RFC 7162 §3.1.3 (UNCHANGEDSINCE, MODIFIED), RFC 431
 
 from __future__ import annotations
 
-from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway._native import format_set
+from gateway._native import format_set, ranges_of_uids
 from gateway.server.imap import updates
 from gateway.server.imap.flags import SYSTEM
-from gateway.server.imap.state import SELECTED, Bad, Completed, Handler, No, Outcome
+from gateway.server.imap.state import PENDING, SELECTED, Bad, Completed, Handler, No, Outcome
 from gateway.server.imap.vanished import without
-from gateway.store.model import NEVER, SYSTEM_FLAGS_LOWER, ranges_of
+from gateway.store.errors import StoreError
+from gateway.store.model import NEVER, SYSTEM_FLAGS_LOWER, Stored
 
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.state import Selected
+
+
+SYNC_OCTETS = 1 << 18  # of changed records that are answered in one turn of the loop
 
 
 class Change(NamedTuple):
@@ -34,15 +37,15 @@ class Change(NamedTuple):
     unchanged_since: int
 
 
-async def cmd_store(session: ImapSession, command: ImapCommand) -> Outcome:
-    return await _store(session, command, uid=False)
+def cmd_store(session: ImapSession, command: ImapCommand) -> Outcome:
+    return _store(session, command, uid=False)
 
 
-async def cmd_uid_store(session: ImapSession, command: ImapCommand) -> Outcome:
-    return await _store(session, command, uid=True)
+def cmd_uid_store(session: ImapSession, command: ImapCommand) -> Outcome:
+    return _store(session, command, uid=True)
 
 
-async def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
+def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
     command.space()
     pairs = command.sequence_set()
     command.space()
@@ -58,30 +61,65 @@ async def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Ou
         session.enable_condstore()
     if not ranges:
         return None
-    stored = await selected.place.account.store(
+    answer = session.answer_later()
+
+    def done(stored: Stored | StoreError) -> None:
+        if session.is_closed:
+            return
+        if isinstance(stored, StoreError):
+            answer(stored)
+            return
+        watch = view.watch
+        if stored.modseq and view.mailbox.bits(change.replace or change.add) is not None:
+            watch.apply(stored.changed, b"", stored.modseq)
+        elif stored.modseq:  # a new keyword: the row has to be read
+            watch.newest_modseq = max(watch.newest_modseq, stored.modseq)
+        if watch.is_stale or len(stored.changed) > SYNC_OCTETS:
+            session.go_on(_answer_later(session, stored, ranges, change, uid))
+            return
+        own = _own(stored, ranges, change, uid)
+        updates.report(session, uid, own)
+        for _ in updates.answer_store(session, own):
+            pass
+        answer(_outcome(session, stored, uid))
+
+    selected.place.account.store_then(
         view.mailbox.id,
         ranges,
+        done,
         add=change.add,
         remove=change.remove,
         replace=change.replace,
         unchanged_since=change.unchanged_since,
     )
-    watch = view.watch
-    known = view.mailbox.bits(change.replace or change.add) is not None
-    if stored.modseq and known:
-        watch.apply(stored.changed, b"", stored.modseq)
-    elif stored.modseq:  # a new keyword: the row has to be read
-        watch.newest_modseq = max(watch.newest_modseq, stored.modseq)
-    await watch.refresh()
-    told = ranges
+    return PENDING
+
+
+async def _answer_later(
+    session: ImapSession, stored: Stored, ranges: bytes, change: Change, uid: bool
+) -> Outcome:
+    """The same where others were faster, or the responses are many."""
+    assert session.selected is not None
+    await session.selected.view.watch.refresh()
+    own = _own(stored, ranges, change, uid)
+    updates.report(session, uid, own)
+    for _ in updates.answer_store(session, own):
+        await session.drained()
+    return _outcome(session, stored, uid)
+
+
+def _own(stored: Stored, ranges: bytes, change: Change, uid: bool) -> updates.Own:
     if stored.refused:
-        told = without(ranges, ranges_of(array("I", stored.refused)))
-    updates.report(session, uid, updates.Own(stored.modseq, told, change.silent, uid))
-    await session.drained()
-    if stored.refused:
-        refused = stored.refused if uid else view.numbers_of(stored.refused)
-        return Completed("Conditional STORE failed", b"MODIFIED " + format_set(refused))
-    return None
+        ranges = without(ranges, ranges_of_uids(stored.refused))
+    return updates.Own(stored.modseq, ranges, change.silent, uid)
+
+
+def _outcome(session: ImapSession, stored: Stored, uid: bool) -> Outcome:
+    if not stored.refused:
+        return None
+    assert session.selected is not None
+    refused = stored.refused if uid else session.selected.view.numbers_of(stored.refused)
+    return Completed("Conditional STORE failed", b"MODIFIED " + format_set(refused))
 
 
 def _change(command: ImapCommand) -> Change:

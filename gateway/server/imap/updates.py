@@ -7,6 +7,7 @@ Standards RFC 9051 §7.3, §7.4, §7.5; RFC 7162 §3.2.4, §3.2.10 (UID, MODSEQ,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway._native import (
@@ -25,7 +26,6 @@ from gateway.store.model import UID_MAX
 
 if TYPE_CHECKING:
     from gateway.server.imap.session import ImapSession
-    from gateway.server.imap.state import Selected
 
 _UID = (b"UID", FETCH_UID, 0, None, -1, 0)
 _FLAGS = (b"FLAGS", FETCH_FLAGS, 0, None, -1, 0)
@@ -42,7 +42,7 @@ class Own(NamedTuple):
 
 
 def report(session: ImapSession, expunges: bool = True, own: Own | None = None) -> None:
-    """Tell what changed since the last report, and answer a STORE."""
+    """Tell what changed since the last report; own: but for that, see answer_store()."""
     selected = session.selected
     assert selected is not None
     view = selected.view
@@ -51,8 +51,6 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
         return
     wanted = MESSAGE_EVENTS if session.notify is None else session.notify.request.selected
     if not wanted:  # RFC 5465 §3.1
-        if own is not None:
-            _answer(session, selected, own)
         return
     known_uid = view.index.last_uid if view.is_loaded else UID_MAX
     update = view.update(expunges)
@@ -76,17 +74,17 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
             numbers, records = records_but(numbers, records, own.modseq)
         if numbers:  # RFC 5465 §5.1: with UID
             fetch_flags(session, numbers, records, uid=session.notify is not None)
-    if own is not None:
-        _answer(session, selected, own)
 
 
-def _answer(session: ImapSession, selected: Selected, own: Own) -> None:
-    """What the client gets for its STORE; silent: only what it cannot know (RFC 7162 §3.1.3)."""
-    condstore = b"CONDSTORE" in session.enabled
-    if own.silent and not (condstore and own.modseq):
+def answer_store(session: ImapSession, own: Own) -> Iterator[None]:
+    """What the client gets for its STORE, in pieces; silent: only what it cannot know (RFC 7162 §3.1.3)."""
+    selected = session.selected
+    assert selected is not None
+    if own.silent and not (own.modseq and b"CONDSTORE" in session.enabled):
         return
     for numbers, records in selected.view.numbered(own.ranges):
         fetch_flags(session, numbers, records, uid=own.uid, flags=not own.silent)
+        yield
 
 
 def fetch_flags(
