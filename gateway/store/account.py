@@ -564,7 +564,7 @@ class AccountFile:
 
     def reclaim(self) -> bool:
         """Remove octets that no message has any more, a bounded number; False when none are left."""
-        return self._contents.reclaim()
+        return self._contents.reclaim(self._texts.forget)
 
 
 def _share(directory: Path) -> int:

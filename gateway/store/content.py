@@ -18,7 +18,7 @@ import contextlib
 import os
 import secrets
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -274,8 +274,8 @@ class Contents:
         if again:
             self.release(again)
 
-    def reclaim(self) -> bool:
-        """Remove some garbage; False when none is left."""
+    def reclaim(self, removed: Callable[[Sequence[int]], None]) -> bool:
+        """Remove some garbage; False when none is left.  removed: is told the keys, ascending."""
         files: list[str] = []
         with self._database.write():
             keys = [
@@ -295,6 +295,8 @@ class Contents:
         for name in files:
             with contextlib.suppress(OSError):
                 (self._directory / name).unlink()
+        if keys:
+            removed(keys)
         return self._give_back() or len(keys) == RECLAIM_MESSAGES
 
     def _give_back(self) -> bool:

@@ -59,6 +59,8 @@ def salvage(path: Path, told: Callable[[str], None]) -> Path:
             log = Path(f"{path}{suffix}")
             if log.exists():
                 log.rename(f"{kept}{suffix}")
+        for suffix in ("", "-wal", "-shm"):  # keys may be given a second time: it is made again
+            path.with_name(f"search.db{suffix}").unlink(missing_ok=True)
         path.rename(kept)
         fresh.rename(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -224,7 +224,6 @@ class SearchIndex:
         for table, key in (("words", "rowid"), ("long", "message")):
             gone = [k for k in _keys(index.execute(f"SELECT {key} FROM {table}")) if k not in there]
             index.executemany(f"DELETE FROM {table} WHERE {key}=?", ((k,) for k in gone))
-        self._texts.prune(index, there)
         index.execute("UPDATE state SET rows=?", (len(there),))
 
 

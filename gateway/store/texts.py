@@ -15,13 +15,11 @@ nothing for it; a block costs its first reader about 10 µs a message, once.
 
 from __future__ import annotations
 
+import random
 from array import array
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import Any
-
-import apsw
 
 from gateway._native import count_blocks, gather_texts, pack_texts
 from gateway.mail.imap_facts import SORT, THREAD, section
@@ -34,6 +32,7 @@ from gateway.store.search_database import SearchDatabase, SearchUnusable
 BLOCK_SHIFT = 8
 BLOCK_MESSAGES = 1 << BLOCK_SHIFT
 SPARSE = 32
+FORGET_BLOCKS = 4
 SLICE_S = 0.02  # others wait for the account meanwhile
 
 # Kinds.  A field's texts are its values, decoded, folded, in UTF-8, with NUL between them.
@@ -123,16 +122,24 @@ class Texts:
         except SearchUnusable:
             return {}
 
-    @staticmethod
-    def prune(connection: apsw.Connection, there: set[int]) -> None:
-        """Blocks of which most messages were removed go: they say what nobody has any more."""
-        left: dict[int, int] = {}
-        for key in there:
-            number = key >> BLOCK_SHIFT
-            left[number] = left.get(number, 0) + 1
-        numbers: Any = connection.execute("SELECT DISTINCT number FROM block").fetchall()
-        gone = [one for one in numbers if left.get(one[0], 0) < SPARSE]
-        connection.executemany("DELETE FROM block WHERE number=?", gone)
+    def forget(self, removed: Sequence[int]) -> None:
+        """These messages are gone: blocks that have few others go, too.  A few are looked at each time, by chance."""
+        if not self._search.exists:
+            return
+        numbers = list(dict.fromkeys(key >> BLOCK_SHIFT for key in removed))
+        sql = "SELECT count(*) FROM message WHERE id BETWEEN ? AND ?"
+        gone = []
+        for number in random.sample(numbers, min(len(numbers), FORGET_BLOCKS)):
+            first = number << BLOCK_SHIFT
+            (left,) = self._database.row(sql, (first, first + BLOCK_MESSAGES - 1)) or (0,)
+            if left < SPARSE:
+                gone.append((number,))
+        if gone:
+            try:
+                with self._search.write() as connection:
+                    connection.executemany("DELETE FROM block WHERE number=?", gone)
+            except SearchUnusable:
+                return
 
     def _keep(self, made: dict[str, dict[int, bytes]]) -> bool:
         """False when they are only in memory."""

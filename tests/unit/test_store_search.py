@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 from array import array
 from collections.abc import Iterator
+from contextlib import closing
 from email.message import EmailMessage
 from pathlib import Path
 
+import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from gateway.mail.imap_facts import SORT, THREAD, section
 from gateway.mail.search_text import body_text_of, folded
 from gateway.store import search, texts
 from gateway.store.account import AccountFile
-from gateway.store.model import ALL_UIDS
+from gateway.store.model import ALL_UIDS, ranges_of
 from gateway.store.search import BODY, HEADER, TEXT
 from gateway.store.texts import REFERENCES, SORT_KEYS
 
@@ -138,6 +140,24 @@ def test_blocks_are_made_in_slices(file: AccountFile, monkeypatch: pytest.Monkey
     assert steps == 3
     assert len(unpack_texts(packed)) == len(known)
     assert search_all(file, known, "subject", "KÖLN") == known[1::8]
+
+
+def test_blocks_of_removed_messages_go(file: AccountFile) -> None:
+    deliver(file, *MAIL * 100)
+    search_all(file, keys(file), "subject", "nul")
+
+    def kept() -> set[int]:
+        with closing(apsw.Connection(str(file.directory / "search.db"))) as connection:
+            return {number for (number,) in connection.execute("SELECT number FROM block")}
+
+    assert kept() == {0, 1, 2}
+    inbox = file.mailbox("INBOX").id
+    file.expunge(inbox, ranges_of(range(1, 240)), deleted_only=False)
+    file.expunge(inbox, ranges_of(range(300, 400)), deleted_only=False)
+    while file.reclaim():
+        pass
+    assert kept() == {1, 2}
+    assert search_all(file, keys(file), "subject", "KÖLN") == [key for key in keys(file) if key % 8 == 2]
 
 
 def test_without_a_file_for_blocks(file: AccountFile) -> None:
