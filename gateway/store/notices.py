@@ -6,8 +6,8 @@
     Errors    a listener's error is logged and the next one is told all the same
     Blocking  nothing; everything on the worker's loop
 
-A notice says that something is new, not what: whoever cares asks Account.changes().  A notice that gets lost between
-workers delays a wake-up until the next one; nothing is wrong afterwards.
+A notice says that something is new, not what: whoever cares asks Account.changes().  Where notices got lost between
+workers, LOST follows: every listener is told Notice(account, 0, NEVER), that anything may have changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from gateway.store.model import Notice
+from gateway.store.model import NEVER, Notice
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ Listener = Callable[[Notice], None]
 DATAGRAM_OCTETS_MAX = 60_000  # what one message to another worker may have
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Notice])
+
+LOST = _encoder.encode([Notice("", 0, NEVER)])
 
 
 class Notices:
@@ -74,7 +76,11 @@ class Notices:
             logger.warning("a change notice that cannot be read was dropped")
             return
         for notice in notices:
-            self._tell(notice)
+            if notice.account:
+                self._tell(notice)
+            else:
+                for account in list(self._listeners):
+                    self._tell(Notice(account, 0, NEVER))
 
     def _tell(self, notice: Notice) -> None:
         listeners = self._listeners.get(notice.account)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 from gateway.notice_link import NoticeLink, send_notices
-from gateway.store.model import Notice
+from gateway.store.model import NEVER, Notice
 from gateway.store.notices import Notices, encode_notices
 
 
@@ -45,6 +46,28 @@ def test_a_worker_that_does_not_read_delays_nobody(tmp_path: Path) -> None:
         sender.open(lambda _: None)
         for _ in range(5000):  # the loop does not turn meanwhile: nobody reads
             sender.send(b"x" * 1000)
+        reader.close()
+        sender.close()
+
+    asyncio.run(run())
+
+
+def test_who_missed_something_is_told_so(tmp_path: Path) -> None:
+    async def run() -> None:
+        sender, reader = (NoticeLink(tmp_path, worker, 2) for worker in range(2))
+        heard: list[Notice] = []
+        notices = Notices()
+        notices.subscribe("a@x", heard.append)
+        reader.open(notices.receive)
+        sender.open(lambda _: None)
+        (payload,) = encode_notices([Notice("b@x", 1, 1)])
+        for _ in range(5000):  # more than the socket takes
+            sender.send(payload)
+        end = time.monotonic() + 60
+        while not heard:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+        assert heard == [Notice("a@x", 0, NEVER)]
         reader.close()
         sender.close()
 

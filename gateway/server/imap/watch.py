@@ -26,7 +26,7 @@ import msgspec
 from gateway._native import RECORD_OCTETS, diff_records, split_records
 from gateway.server.imap.view import CHUNK_OCTETS, EMPTY, Index
 from gateway.store.errors import NoSuchMailbox, StoreError
-from gateway.store.model import RECORD, UID_MAX, Mailbox, Notice
+from gateway.store.model import NEVER, RECORD, UID_MAX, Mailbox, Notice
 
 if TYPE_CHECKING:
     from gateway.server.imap.view import View
@@ -176,10 +176,13 @@ class Watch:
 
     def noticed(self, notice: Notice) -> None:
         """The store's word that something changed."""
+        modseq = notice.modseq if notice.mailbox == self.mailbox.id else 0
         if notice.mailbox == 0:  # the list of mailboxes
             self.name = ""
-        if notice.mailbox == self.mailbox.id and notice.modseq > self.newest_modseq:
-            self.newest_modseq = notice.modseq
+            if notice.modseq == NEVER:  # anything: notices were lost
+                modseq = self.mailbox.highestmodseq + 1
+        if modseq > self.newest_modseq:
+            self.newest_modseq = modseq
             if self._waiters:  # after those who made the change: they may know what it was
                 asyncio.get_running_loop().call_soon(self._wake)
 
