@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -36,6 +37,7 @@ LOG_OCTETS = (CHECKPOINT_PAGES + 32) * (
     PAGE_OCTETS + 24
 ) + 32  # a frame has 24 octets, the log 32 before them
 BUSY_COMMITS = 4  # an account with more of them while it is open gets its log allocated in advance
+MODSEQS_LOST = 1 << 20  # more than are given out unsynced before a crash of the host
 BUSY_S = 10.0  # another process holds the write lock: no transaction of ours takes that long
 
 
@@ -50,6 +52,7 @@ class Database:
         self._commits = 0
         self._syncs = True  # commits wait for the disk
         self._unsynced = False  # the last one did not
+        self._is_of_boot = False  # somebody wrote to the file since the host was started
         with errors(path):
             flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
             if create:
@@ -134,20 +137,38 @@ class Database:
         Without sync a crash of the host may take it back, until sync(), close() or the next write() with sync.
         """
         with errors(self.path):
+            if not self._is_of_boot:
+                self._is_of_boot = self._connection.pragma("application_id") == boot_number()
+                sync = sync or not self._is_of_boot
             if sync is not self._syncs:
                 self._connection.pragma("synchronous", 2 if sync else 1)
                 self._syncs = sync
             self.execute("BEGIN IMMEDIATE")
             try:
+                if not self._is_of_boot:
+                    self._skip_lost_modseqs()
                 self._commits += 1
                 if self._commits == BUSY_COMMITS:
                     self._extend_log()
                 yield
                 self.execute("COMMIT")
                 self._unsynced = not sync
+                self._is_of_boot = True
             except BaseException:
                 self._end("ROLLBACK")
                 raise
+
+    def _skip_lost_modseqs(self) -> None:
+        """A crash of the host may have taken back changes of flags, whose MODSEQs clients know: those never come again.
+
+        RFC 7162 §3.1.1.  What is stored says of which start of the host it is.
+        """
+        if self._connection.pragma("application_id") != boot_number():  # nobody was faster
+            self.execute(
+                "UPDATE mailbox SET highestmodseq=highestmodseq+? WHERE id>0 AND selectable",
+                (MODSEQS_LOST,),
+            )
+            self._connection.pragma("application_id", boot_number())
 
     def sync(self) -> None:
         """What was written is durable now."""
@@ -192,6 +213,12 @@ class Database:
             self.sync()
         with contextlib.suppress(apsw.Error):
             self._connection.close(True)
+
+
+@cache
+def boot_number() -> int:
+    """31 bits, others after each start of the host."""
+    return int(Path("/proc/sys/kernel/random/boot_id").read_text()[:8], 16) >> 1
 
 
 @contextlib.contextmanager

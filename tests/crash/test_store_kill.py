@@ -27,11 +27,12 @@ VICTIMS = 2  # on one account at once
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from gateway.store import content, index
+    from gateway.store import content, index, upload
 
     for module, names in (
         (index, ("TAIL_RECORDS", "CHUNK_RECORDS", "MERGE_RECORDS")),
         (content, ("LARGE_OCTETS", "RECLAIM_MESSAGES")),
+        (upload, ("LARGE_OCTETS",)),
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name))
@@ -84,7 +85,7 @@ def test_power_lost_at_any_moment(tmp_path: Path) -> None:
     )
     count = 0
     for state in powerloss.states(trace, seed=1, limit=STATES, scratch=tmp_path / "states"):
-        promises = Promises()
+        promises = Promises(power=True)
         for line in state.told:
             promises.hear(line.decode())
         promises.check(state.directory / "account")
