@@ -2,7 +2,8 @@
 
 campaign.py [--rounds N] [--seed N] [--states N] [--report FILE.md]      (make crash ROUNDS=… SEED=… REPORT=…)
 
-Flow      kill rounds of the whole gateway → of the spool alone → power losses → mutants → failing disks → tables
+Flow      kill rounds of the whole gateway → of the spool alone → power losses → mutants → failing disks → the store →
+          IMAP → tables
 Errors    exit 1 when a promise was broken or a test failed, with what is known of it; no report is written then
 """
 
@@ -75,6 +76,12 @@ def store_cases(where: Path, rounds: int, states: int) -> list[Case]:
     return tests_of("test_store_kill.py", {**os.environ, **amounts}, where)
 
 
+def imap_cases(where: Path, rounds: int, seed: int) -> list[Case]:
+    """IMAP clients at work while the whole gateway is killed."""
+    amounts = {"IMAP_KILL_ROUNDS": str(rounds), "IMAP_KILL_SEED": str(seed)}
+    return tests_of("test_imap_kill.py", {**os.environ, **amounts}, where)
+
+
 def tests_of(name: str, env: dict[str, str], where: Path) -> list[Case]:
     """Run a file of tests; one Case for all the parameters of a test."""
     cases: dict[str, Case] = {}
@@ -140,6 +147,9 @@ def run(rounds: int, seed: int, states: int, command: str, console: Console) -> 
         where, tick = part("the mailbox store", 1)
         store = store_cases(where, rounds, states // 10)
         tick(1, "done")
+        where, tick = part("kill under IMAP", 1)
+        imap = imap_cases(where, rounds, seed)
+        tick(1, "done")
     return Evidence(
         command=command,
         kills=kills,
@@ -151,6 +161,7 @@ def run(rounds: int, seed: int, states: int, command: str, console: Console) -> 
         store=store,
         store_rounds=rounds,
         store_states=states // 10,
+        imap=imap,
     )
 
 

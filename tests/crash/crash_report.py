@@ -40,11 +40,12 @@ class Evidence(msgspec.Struct, kw_only=True):
     store: list[Case]
     store_rounds: int
     store_states: int  # disks of each of its power cuts, at most
+    imap: list[Case]
 
 
 def render(evidence: Evidence) -> str:
     """The report in Markdown."""
-    parts = (_head, _kills, _power, _disk, _store)
+    parts = (_head, _kills, _power, _disk, _store, _imap)
     return "\n".join(part(evidence) for part in parts)
 
 
@@ -168,6 +169,23 @@ The same for the store: {evidence.store_rounds} rounds of SIGKILL, and power cut
 | what is shown | cases passed | not run here |
 |---|---:|---:|
 {_rows(evidence.store)}
+"""
+
+
+def _imap(evidence: Evidence) -> str:
+    return f"""\
+## IMAP
+
+{evidence.store_rounds} rounds of SIGKILL of a whole gateway with two workers, while three clients
+append, flag, copy, move, expunge, and make, rename and remove mailboxes, two of them in one
+account. After each restart: nothing that was acknowledged is lost, nothing that was expunged is
+back, no UID ever means another message, UIDNEXT and no MODSEQ goes back, what was in doubt happened
+wholly or not at all, a client that comes back with QRESYNC knows what one knows that asks for
+everything, `gateway mailbox check` finds nothing, and no file is left without its message.
+
+| what is shown | cases passed | not run here |
+|---|---:|---:|
+{_rows(evidence.imap)}
 """
 
 
