@@ -54,7 +54,8 @@ _FIELDS = _PART_FIELDS.union(
     _ADDRESS_FIELDS, (b"date", b"subject", b"in-reply-to", b"message-id", b"references")
 )
 _ENCODINGS = (b"7BIT", b"8BIT", b"BINARY", b"QUOTED-PRINTABLE", b"BASE64")
-_MSG_ID = re.compile(rb"<([^<>\s]{1,998})>")
+_MSG_ID = re.compile(rb"<([^<>]{1,998})>")
+_SPACE = re.compile(rb"\s")
 _PARAMETER = re.compile(rb';[ \t]*([^=;\s"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))')
 _QUOTED_PAIR = re.compile(rb"\\(.)")
 
@@ -349,13 +350,21 @@ def base_subject(subject: str) -> tuple[str, bool]:
 
 
 def _thread(fields: dict[bytes, bytes]) -> bytes:
-    own = _MSG_ID.search(fields.get(b"message-id", b""))
-    references = _MSG_ID.findall(fields.get(b"references", b""))
+    own = _msg_ids(fields.get(b"message-id", b""))[:1] or [b""]
+    references = _msg_ids(fields.get(b"references", b""))
     if not references:  # RFC 5256 §3: then the first of In-Reply-To
-        references = _MSG_ID.findall(fields.get(b"in-reply-to", b""))[:1]
+        references = _msg_ids(fields.get(b"in-reply-to", b""))[:1]
     if len(references) > REFERENCES_MAX:
         references = references[:1] + references[-REFERENCES_MAX + 1 :]
-    return b"\0".join((own[1] if own else b"", *references))
+    return b"\0".join(own + references)
+
+
+def _msg_ids(value: bytes) -> list[bytes]:
+    """Without <>, and without the white space that folding left within (RFC 5322 §4.5.4); it may be no id, then."""
+    found = _MSG_ID.findall(value)
+    if not any(map(_SPACE.search, found)):
+        return found
+    return [b"".join(one.split()) for one in found if b"@" in one or not _SPACE.search(one)]
 
 
 def sent_date(value: bytes) -> int:

@@ -53,6 +53,7 @@ class Texts:
         self._search = search
         self._database = database
         self._contents = contents
+        self._missing = inf  # blocks, when None was returned last: what was kept must be found the next time
 
     def texts(self, kind: str, keys: array[int]) -> bytes | None:
         """Of each message its text of that kind, as pack_texts() packs them; ask for some thousand at a time.
@@ -65,28 +66,30 @@ class Texts:
         full = self._next_key() >> BLOCK_SHIFT if missing else 0  # blocks below never change any more
         made: dict[str, dict[int, bytes]] = {}
         end = monotonic() + SLICE_S
-        for number in missing:
-            if number < full and wanted[number] >= SPARSE:
-                whole = range(number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT)
-                for name, texts in self._read(kind, whole).items():
-                    made.setdefault(name, {})[number] = pack_texts(texts)
-                if monotonic() > end:
-                    if number != missing[-1] and self._keep(made):
-                        return None
-                    end = inf
-            else:
-                some = [key for key in keys if key >> BLOCK_SHIFT == number]
-                blocks[number] = self._thin(kind, some)
+        whole = [number for number in missing if number < full and wanted[number] >= SPARSE]
+        for number in whole:
+            every = range(number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT)
+            for name, texts in self._read(kind, every).items():
+                made.setdefault(name, {})[number] = pack_texts(texts)
+            if monotonic() > end and number != whole[-1]:
+                if len(whole) < self._missing and self._keep(made):
+                    self._missing = len(whole)
+                    return None
+                end = inf
+        self._missing = inf
         self._keep(made)
         blocks.update(made.get(kind, {}))
+        if len(whole) < len(missing):
+            blocks.update(self._thin(kind, set(missing).difference(whole), keys))
         return gather_texts(keys, blocks, BLOCK_SHIFT)
 
-    def _thin(self, kind: str, keys: Sequence[int]) -> bytes:
-        """A block with the texts of these alone."""
-        texts = [b""] * BLOCK_MESSAGES
-        for key, text in zip(keys, self._read(kind, keys)[kind], strict=True):
-            texts[key & (BLOCK_MESSAGES - 1)] = text
-        return pack_texts(texts)
+    def _thin(self, kind: str, numbers: set[int], keys: Sequence[int]) -> dict[int, bytes]:
+        """Blocks with the texts of these keys alone."""
+        some = [key for key in keys if key >> BLOCK_SHIFT in numbers]
+        blocks = {number: [b""] * BLOCK_MESSAGES for number in numbers}
+        for key, text in zip(some, self._read(kind, some)[kind], strict=True):
+            blocks[key >> BLOCK_SHIFT][key & (BLOCK_MESSAGES - 1)] = text
+        return {number: pack_texts(texts) for number, texts in blocks.items()}
 
     def _read(self, kind: str, keys: Sequence[int]) -> dict[str, list[bytes]]:
         """The texts of that kind, and of those that are found on the way."""

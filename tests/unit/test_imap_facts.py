@@ -181,6 +181,8 @@ def test_sort_keys_and_references() -> None:
     assert (keys.display_from, keys.display_to) == ("Z", "G")
     assert thread_ids(packed) == (b"3@x", [b"1@x", b"2@x"])
     assert section(packed, ORIGIN) == b"QUEUEID 0"
+    folded = b"Message-ID: <a@b.exam\r\n ple>\r\nReferences: <1 of May> <x @y>\r\n\r\n"
+    assert thread_ids(message_facts(folded).packed) == (b"a@b.example", [b"x@y"])
     assert thread_ids(message_facts(b"In-Reply-To: <9@x> and <8@x>\r\n\r\n").packed) == (
         b"",
         [b"9@x"],
