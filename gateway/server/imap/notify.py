@@ -196,6 +196,8 @@ class Notify:
 
     def heard(self, hub: Hub, events: list[Event]) -> None:
         """For Hub: these happened."""
+        if self._hubs.get(hub.account.name) is not hub:
+            return  # it has not begun, or has ended
         if len(self._own) > OWN_MAX:
             self._own.clear()
         lines = [line for event in events for line in self._lines(hub, event)]
