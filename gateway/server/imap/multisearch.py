@@ -72,14 +72,14 @@ async def _selected(
     plan, scope = planned(session, request)
     results = results_of(await found_by(session, plan, scope), plan, request.returns)
     if not sources.filters or request.returns is None:
-        answer(session, tag, request, results, uid=True, word=b"SEARCH")
+        await answer(session, tag, request, results, uid=True)
         return
     # Saved and kept up to date as always; told with its name.
     quiet = msgspec.structs.replace(
         request.returns, min=False, max=False, all=False, count=False, partial=None, relevancy=False
     )
     if quiet.save or quiet.update:
-        answer(session, tag, request._replace(returns=quiet), results, uid=True, word=b"SEARCH")
+        await answer(session, tag, request._replace(returns=quiet), results, uid=True)
     place = session.selected.place
     where = _where(session, place.name, session.selected.uidvalidity)
     session.untagged(esearch_line(tag, request.returns, results, uid=True, where=where))

@@ -31,12 +31,14 @@ _OF_RECORD = {b"ARRIVAL": PICK_ARRIVAL, b"DATE": PICK_DATE, b"SIZE": PICK_SIZE}
 # Which word of the sort keys (mail/imap_facts.py, section SORT).
 SUBJECT, IS_REPLY = 0, 1
 _OF_TEXT = {b"SUBJECT": SUBJECT, b"FROM": 2, b"TO": 3, b"CC": 4, b"DISPLAYFROM": 5, b"DISPLAYTO": 6}
-FEW_MESSAGES = 1000  # are sorted without a thread
+# What the kernels cost a message, in microseconds; measured (benches/bench_search.py).
+RANK_US, ORDER_US = 0.05, 0.02
+TURN_US = 500  # more is no turn of the loop
 
 
-async def elsewhere(count: int, work: Callable[[], T]) -> T:
-    """work(), in a thread when it is about many messages: it must leave the GIL alone."""
-    if count <= FEW_MESSAGES:
+async def elsewhere(us: float, work: Callable[[], T]) -> T:
+    """work(), in a thread when it takes long: it must leave the GIL alone."""
+    if us <= TURN_US:
         return work()
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
@@ -53,8 +55,8 @@ async def order_of(
         elif criterion in _OF_TEXT:
             texts = await account.texts(SORT_KEYS, keys)
             which = _OF_TEXT[criterion]
-            columns.append(await elsewhere(len(keys), lambda: rank_texts(texts, which)))  # noqa: B023
+            columns.append(await elsewhere(len(keys) * RANK_US, lambda: rank_texts(texts, which)))  # noqa: B023
         else:  # RELEVANCY: the best first
             columns.append(array("q", (-found.score(key) for key in keys)).tobytes())
     reverse = bytes(is_reverse for _, is_reverse in criteria)
-    return await elsewhere(len(keys), lambda: sort_order(columns, reverse))
+    return await elsewhere(len(keys) * ORDER_US, lambda: sort_order(columns, reverse))

@@ -38,6 +38,7 @@ from gateway.protocol.imap.search import (
     search_request,
 )
 from gateway.server.imap.context import register
+from gateway.server.imap.order import elsewhere
 from gateway.server.imap.search_plan import (
     Found,
     Plan,
@@ -52,7 +53,8 @@ from gateway.server.imap.state import SELECTED, Bad, Capability, Handler, No, Ou
 if TYPE_CHECKING:
     from gateway.server.imap.session import ImapSession
 
-AT_ONCE_MESSAGES = 32_768  # the index of so many is searched without giving way
+AT_ONCE_MESSAGES = 16_384  # the index of so many is searched, and the answer made, without giving way
+ANSWER_US = 0.02  # a message; as in order.py
 RETURN_ALL = Return(all=True)
 T = TypeVar("T")
 
@@ -145,7 +147,9 @@ def cmd_search(
     assert session.selected is not None
     if plan.indexed and session.selected.view.count <= AT_ONCE_MESSAGES:
         found = at_once(find(plan, scope, turn_s=math.inf))
-        return _answer(session, command.tag, request, plan, found, uid)
+        results = results_of(found, plan, request.returns)
+        at_once(answer(session, command.tag, request, results, uid=uid))
+        return None
     return _search(session, command.tag, request, plan, scope, uid)
 
 
@@ -158,42 +162,43 @@ async def _search(
         if request.returns is not None and request.returns.save and session.selected is not None:
             session.selected.view.saved = b""  # RFC 5182 §2.1
         raise
-    return _answer(session, tag, request, plan, found, uid)
-
-
-def _answer(
-    session: ImapSession, tag: bytes, request: SearchRequest, plan: Plan, found: Found, uid: bool
-) -> Outcome:
-    results = results_of(found, plan, request.returns)
-    answer(session, tag, request, results, uid=uid, word=b"SEARCH")
+    await answer(session, tag, request, results_of(found, plan, request.returns), uid=uid)
     return None
 
 
-def answer(
+async def answer(
     session: ImapSession,
     tag: bytes,
     request: SearchRequest,
     results: Results,
     *,
     uid: bool,
-    word: bytes,
+    word: bytes = b"SEARCH",
 ) -> None:
     """Save and tell the results of SEARCH or SORT, as was asked."""
     returns = request.returns
     if returns is None and b"IMAP4REV2" in session.enabled and word == b"SEARCH":
         returns = RETURN_ALL  # RFC 9051 §7.3.4
+    us = results.total * ANSWER_US
     if returns is None:
-        line = word + format_numbers(results.uids if uid else results.numbers)
-        if results.modseqs:
-            line += b" (MODSEQ %d)" % max(array("Q", results.modseqs))
+        line = await elsewhere(us, lambda: _plain_line(word, results, uid))
         session.untagged(line)
         return
     if returns.save and session.selected is not None:
         session.selected.view.saved = _saved(returns, results)
     if not returns.nothing_but_save:
-        session.untagged(esearch_line(tag, returns, results, uid=uid))
+        line = await elsewhere(us, lambda: esearch_line(tag, returns, results, uid=uid))
+        session.untagged(line)
     if returns.update:
         register(session, tag, request, results, uid=uid)
+
+
+def _plain_line(word: bytes, results: Results, uid: bool) -> bytes:
+    """RFC 3501 §7.2.5, RFC 5256 §4, RFC 7162 §3.1.5."""
+    line = word + format_numbers(results.uids if uid else results.numbers)
+    if results.modseqs:
+        line += b" (MODSEQ %d)" % max(array("Q", results.modseqs))
+    return line
 
 
 def _saved(returns: Return, results: Results) -> bytes:

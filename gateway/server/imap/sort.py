@@ -27,7 +27,7 @@ async def cmd_sort(session: ImapSession, command: ImapCommand) -> Outcome:
     if found.count:
         results = ordered(results, await order_of(scope.account, found, request.order))
     uid = command.name == b"UID SORT"
-    answer(session, command.tag, request, results, uid=uid, word=b"SORT")
+    await answer(session, command.tag, request, results, uid=uid, word=b"SORT")
     return None
 
 

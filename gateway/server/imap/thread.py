@@ -25,7 +25,7 @@ from gateway._native import (
     thread_references,
 )
 from gateway.protocol.imap.search import thread_request
-from gateway.server.imap.order import IS_REPLY, SUBJECT, elsewhere
+from gateway.server.imap.order import IS_REPLY, RANK_US, SUBJECT, elsewhere
 from gateway.server.imap.search import found_by, planned, program
 from gateway.server.imap.search_plan import Found
 from gateway.server.imap.state import SELECTED, Capability, Handler, No, Outcome
@@ -35,6 +35,7 @@ from gateway.store.texts import REFERENCES, SORT_KEYS
 if TYPE_CHECKING:
     from gateway.server.imap.session import ImapSession
 
+THREAD_US = 0.3  # a message; as in order.py
 _SEED = secrets.randbits(64)  # of the hashes of Message-IDs, which senders choose
 
 
@@ -46,17 +47,19 @@ async def threads_of(account: Account, found: Found, algorithm: bytes, uid: bool
     if algorithm == b"REFS":
         references = await account.texts(REFERENCES, keys)
         return await elsewhere(
-            len(keys),
+            len(keys) * THREAD_US,
             lambda: thread_references(numbers, references, dates, b"", b"", _SEED, newest=True),
         )
     sort_keys = await account.texts(SORT_KEYS, keys)
-    subjects = await elsewhere(len(keys), lambda: rank_texts(sort_keys, SUBJECT))
+    subjects = await elsewhere(len(keys) * RANK_US, lambda: rank_texts(sort_keys, SUBJECT))
     if algorithm == b"ORDEREDSUBJECT":
-        return await elsewhere(len(keys), lambda: thread_by_subject(numbers, dates, subjects))
+        return await elsewhere(
+            len(keys) * THREAD_US, lambda: thread_by_subject(numbers, dates, subjects)
+        )
     references = await account.texts(REFERENCES, keys)
     replies = mask_words(sort_keys, IS_REPLY)
     return await elsewhere(
-        len(keys),
+        len(keys) * THREAD_US,
         lambda: thread_references(numbers, references, dates, subjects, replies, _SEED),
     )
 
