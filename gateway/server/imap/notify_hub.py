@@ -190,6 +190,7 @@ class Hub:
         "_dirty",
         "_list_dirty",
         "_loaded",
+        "_looked",
         "_rest_s",
         "_timer",
         "_work",
@@ -209,6 +210,7 @@ class Hub:
         self.registrations: set[Registration] = set()
         self.snapshot = Snapshot(())
         self.looks = 0  # at all mailboxes, that were begun
+        self._looked = 0  # the last one that was ended
         self.rights: dict[int, frozenset[str]] = {}  # of the user; empty for the owner
         self._annotation = -1
         self._dirty: set[int] = set()
@@ -222,8 +224,12 @@ class Hub:
     async def ready(self) -> None:
         """The snapshot is there, and newer than this call.  Raises StoreError."""
         self._list_dirty = True
-        while self._list_dirty:
-            await asyncio.shield(self._work or self._start())
+        wanted = self.looks + 1
+        while self._looked < wanted:
+            work = self._work
+            if work is None or work.done():  # one that is done does not give way to its own end
+                work = self._start()
+            await asyncio.shield(work)
 
     def noticed(self, notice: Notice) -> None:
         """The store's word that something changed."""
@@ -252,7 +258,8 @@ class Hub:
         return self._work
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._work = None
+        if self._work is task:
+            self._work = None
         if task.cancelled():
             return
         error = task.exception()
@@ -262,7 +269,7 @@ class Hub:
             logger.warning("mailboxes of %s: %s", self.account.name, error)
         elif error is not None:
             logger.error("mailboxes of %s", self.account.name, exc_info=error)
-        elif self._list_dirty or self._dirty:
+        elif self._work is None and (self._list_dirty or self._dirty):
             if self._list_dirty and self._rest_s > REST_LEAST_S:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(self._rest_s, self._start)
@@ -287,6 +294,7 @@ class Hub:
     async def _read_list(self) -> list[Event]:
         user = self.user or self.account.name
         self.looks += 1
+        look = self.looks
         try:
             rows, self.rights = await self.account.listing(self.user)
             self._annotation, changed = await self.account.annotation_changes(
@@ -308,6 +316,7 @@ class Hub:
             *(AnnotationsChanged(mailbox, names) for mailbox, names in entries.items()),
         ]
         self._rest_s = REST * (monotonic() - began)
+        self._looked = look
         return events
 
     def _take(self, rows: list[Listing]) -> list[Event]:
