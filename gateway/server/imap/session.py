@@ -336,7 +336,7 @@ class ImapSession(Session):
 
     def flush(self) -> None:
         super().flush()
-        if any(upload.waiting > WAITING_OCTETS for upload in self.uploads):
+        if self.uploads and any(upload.waiting > WAITING_OCTETS for upload in self.uploads):
             self._connection.pause_reading()  # upload_written() comes
         if self._waiting and self._writable and not self.machine.closing and self.command is not None:
             self._connection.set_deadline(PROGRESS_S)
@@ -407,10 +407,12 @@ class ImapSession(Session):
         except (ImapSyntaxError, Bad, No, StoreError) as error:
             self._fail(error, handler)
             return
-        if isinstance(outcome, Coroutine):
-            self.begin(self._await(handler, outcome))
-        elif outcome is not PENDING:
+        if outcome is PENDING:
+            return
+        if outcome is None or isinstance(outcome, Completed):
             self._complete(handler, b"OK", outcome)
+        else:
+            self.begin(self._await(handler, outcome))
 
     async def _load_first(self, handler: Handler, command: ImapCommand) -> None:
         assert self.selected is not None
