@@ -23,6 +23,7 @@ searches often has an index therefore, and its newest messages are the ones read
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any
@@ -89,13 +90,16 @@ class SearchIndex:
         self._database = database
         self._contents = contents
         self._texts = texts
-        self._asked: tuple[str, int, set[int]] | None = None  # the last text, last_key, candidates
+        # The last text, the last key that was indexed then, and its candidates, ascending.
+        self._asked: tuple[str, int, array[int]] | None = None
 
     def search(self, keys: array[int], where: str, text: str) -> bytes:
         """The mask of the first messages of these, as many as there was time for: 1 where the text is.
 
         What cannot be read does not match.
         """
+        if not keys:
+            return b""
         matcher = Matcher(where, text)
         if where in FIELDS and matcher.text and "\0" not in matcher.text:
             texts = self._texts.texts(where, keys)
@@ -109,7 +113,9 @@ class SearchIndex:
         return self._search_bodies(keys, matcher)
 
     def _search_bodies(self, keys: array[int], matcher: Matcher) -> bytes:
-        last, possible = self._candidates(matcher.text)
+        last, candidates = self._candidates(matcher.text)
+        low, high = bisect_left(candidates, min(keys)), bisect_right(candidates, max(keys))
+        possible = set(candidates[low:high])
         mask = bytearray(len(keys))
         places = [at for at, key in enumerate(keys) if key > last or key in possible]
         end = monotonic() + SLICE_S
@@ -127,11 +133,11 @@ class SearchIndex:
             self._count_reads(unindexed)
         return bytes(mask[:done])
 
-    def _candidates(self, text: str) -> tuple[int, set[int]]:
+    def _candidates(self, text: str) -> tuple[int, array[int]]:
         """(the last key that is indexed, keys up to there that may match); (0, …) when the index cannot tell."""
         grams = {text[at : at + 3] for at in range(len(text) - 2)}
-        nothing: tuple[int, set[int]] = 0, set()
-        if not grams or not self._search.exists:
+        nothing = 0, array("Q")
+        if not grams or "\0" in text or not self._search.exists:  # the index has no NULs
             return nothing
         try:
             with self._search.read() as index:
@@ -142,8 +148,9 @@ class SearchIndex:
                     query = " AND ".join(
                         '"' + gram.replace('"', '""') + '"' for gram in sorted(grams)[:GRAMS_MAX]
                     )
-                    found = set(_keys(index.execute("SELECT rowid FROM words(?)", (query,))))
-                    found.update(_keys(index.execute("SELECT message FROM long")))
+                    found = _keys(index.execute("SELECT rowid FROM words(?) ORDER BY rowid", (query,)))
+                    if long := _keys(index.execute("SELECT message FROM long")):
+                        found = array("Q", sorted(found + long))
                     self._asked = text, last, found
                 return self._asked[1:]
         except SearchUnusable:

@@ -57,6 +57,8 @@ QUERIES = [
     (BODY, "テキスト", [3]),
     (BODY, "fox", [0]),
     (TEXT, "after", [5]),
+    (BODY, "before\0after", [5]),
+    (BODY, "before after", []),
     (TEXT, 'x"" y', [7]),
     (TEXT, "near(", [7]),
     (TEXT, "fo", [0, 5]),
@@ -97,6 +99,11 @@ def test_every_message_with_the_text_is_found(
         assert file.update_search() is False
     known = keys(file)
     assert search_all(file, known, where, text) == [known[at] for at in wanted]
+
+
+def test_nothing_is_asked(file: AccountFile) -> None:
+    assert file.search(array("Q"), BODY, "fox") == file.search(array("Q"), "subject", "fox") == b""
+    assert unpack_texts(file.texts(SORT_KEYS, array("Q")) or b"") == []
 
 
 def test_what_came_after_the_index_is_found_too(
