@@ -265,12 +265,9 @@ class Contents:
             bound,
         )
         execute(
-            "UPDATE shared SET copies=copies-1 WHERE message IN (SELECT value FROM carray(?))",
-            bound,
+            "DELETE FROM shared WHERE copies=1 AND message IN (SELECT value FROM carray(?))", bound
         )
-        execute(
-            "DELETE FROM shared WHERE copies=0 AND message IN (SELECT value FROM carray(?))", bound
-        )
+        execute("UPDATE shared SET copies=copies-1 FROM carray(?) k WHERE message=k.value", bound)
         if again:
             self.release(again)
 
