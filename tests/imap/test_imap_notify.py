@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import count
 
@@ -235,6 +236,18 @@ def test_what_is_refused(imap: ImapClient, other: ImapClient) -> None:
     for number in range(20):
         other.ok(f"CREATE box{number}")
     assert b"[NOTIFICATIONOVERFLOW]" in imap.no("NOTIFY SET (personal (MailboxName))")
+
+
+def test_nothing_is_left_of_a_session_that_is_gone(two: TwoWorkers, user: str) -> None:
+    hubs = two.worker.doors._hubs._hubs
+    with two.login_at(0, user) as imap:
+        imap.ok("NOTIFY SET (personal (MailboxName))")
+        assert (user, user) in two.call(lambda: set(hubs))
+        imap.begin("NOTIFY SET STATUS (personal (MailboxName)) (subtree INBOX (MailboxName))")
+    end = time.monotonic() + 60
+    while (user, user) in two.call(lambda: set(hubs)):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_too_much_happens(two: TwoWorkers, user: str, imap: ImapClient, other: ImapClient) -> None:

@@ -28,7 +28,7 @@ def above(name: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.frozensets(names, max_size=5),
     st.frozensets(names, max_size=3),

@@ -37,7 +37,7 @@ lists = st.dictionaries(st.integers(1, 6), names, max_size=6).filter(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(lists, lists, st.frozensets(names, max_size=3), st.frozensets(names, max_size=3))
 def test_events_lead_from_one_to_the_other(
     before: dict[int, str], after: dict[int, str], old: frozenset[str], new: frozenset[str]

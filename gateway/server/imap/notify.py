@@ -70,19 +70,17 @@ async def cmd_notify(session: ImapSession, command: ImapCommand) -> Outcome:
         raise No("Such events cannot be told", b"BADEVENT (" + SUPPORTED + b")") from None
     notify = Notify(session, request or NOTHING)
     lines: list[bytes] = []
-    if request is not None:
-        await notify.join()
-        if notify.mailboxes() > session.service.config.notify_mailboxes:
-            notify.close()
-            raise No("Too many mailboxes", b"NOTIFICATIONOVERFLOW")
-        lines = notify.beginning()
-    if session.notify is not None:
-        session.notify.close()
-        session.notify = None
-    if session.is_closed:
+    try:
+        if request is not None:
+            await notify.join()
+            if notify.mailboxes() > session.service.config.notify_mailboxes:
+                raise No("Too many mailboxes", b"NOTIFICATIONOVERFLOW")
+            lines = notify.beginning()
+        session.leave_notify()
+        await session.catch_up()  # RFC 5465 §3.1: all that happened so far
+    except BaseException:  # also: the connection is gone
         notify.close()
-        return None
-    await session.catch_up()  # RFC 5465 §3.1: all that happened so far
+        raise
     session.notify = notify
     for start in range(0, len(lines), BATCH):
         session.send(b"".join(lines[start : start + BATCH]))
