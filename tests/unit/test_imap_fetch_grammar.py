@@ -6,6 +6,7 @@ import contextlib
 import email
 import email.policy
 import threading
+from array import array
 from email.message import EmailMessage
 
 import pytest
@@ -27,7 +28,10 @@ from gateway.mail.structure import decoded
 from gateway.protocol.imap.append import append_messages, append_target
 from gateway.protocol.imap.fetch import Item, Section, fetch_request, section_of
 from gateway.protocol.imap.url import BadUrl, message_url
+from gateway.server.imap.body import Context, Plan
+from gateway.store.errors import MessageGone
 from gateway.store.handoff import Handoff, Waiter
+from gateway.store.model import RECORD, Content
 
 
 def command_of(line: bytes) -> ImapCommand:
@@ -235,3 +239,29 @@ def test_work_goes_to_whoever_was_idle_last() -> None:
     for thread in threads:
         thread.join(60)
     assert sorted(taken) == list(range(5000))
+
+
+@pytest.mark.parametrize(
+    "items", [b"ENVELOPE", b"BODY.PEEK[HEADER]", b"BODY.PEEK[]", b"(BODY.PEEK[1] UID)"]
+)
+def test_messages_that_cannot_be_had_are_left_out(items: bytes) -> None:
+    content = b"Subject: here\r\n\r\ntext\r\n"
+    facts = message_facts(content).packed
+    of_source = {
+        "joined facts": facts,
+        "facts": facts,
+        "header": content[:17],
+        "content": Content(content[:17], content[17:]),
+    }
+    plan = Plan(request_of(items).items, Context((), 0, False, "account"))
+    records = b"".join(RECORD.pack(uid, 1, 0, 1, uid, 0, 0, 0) for uid in (1, 2, 3))
+    numbers = array("I", (1, 2, 3)).tobytes()
+    gone = MessageGone("gone")
+    columns = [[of_source[name], gone, of_source[name]] for name in plan.names]
+    octets, error = plan.answer(numbers, records, columns)
+    assert octets.startswith(b"* 1 FETCH (") and b"* 3 FETCH (" in octets and b"* 2 " not in octets
+    assert error is not None and error.code == b"EXPUNGEISSUED"
+    octets, error = plan.answer(numbers, records, [[gone] * 3 for _ in plan.names])
+    assert octets == b"" and error is not None
+    all_there = [[of_source[name]] * 3 for name in plan.names]
+    assert plan.answer(numbers, records, all_there).error is None
