@@ -30,7 +30,7 @@ from tests.fuzz.targets.smtp_session import Errors
 
 CODE = ("gateway.server.imap", "gateway.protocol.imap")
 MAX_OCTETS = 1200
-RUNS = 40
+RUNS = 20
 WORDS = (
     b"SELECT INBOX\r\n",
     b"FETCH 1:* (UID FLAGS ENVELOPE BODYSTRUCTURE)\r\n",
