@@ -6,8 +6,8 @@ Limits    entries_max of the caller
 Errors    LimitReached
 Blocking  everything; within a transaction of the caller
 Standards RFC 4314; a new mailbox begins with the entries of the one it lies in
-Bugs      entries of an account that was removed stay: whoever gets its name later has its rights; \\Seen is the same for
-          all who share a mailbox
+Bugs      entries of an account that was removed stay: whoever gets its name later has its rights; \\Seen is
+          the same for all who share a mailbox
 
 The owner may do everything, always, and is in no list.
 """
