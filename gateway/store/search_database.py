@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 VERSION = 2
-BUSY_MS = 2000  # it is only to save work: nobody waits long for it
+BUSY_MS = 300  # it is only to save work: nobody waits long for it
 
 _SCHEMA = f"""
 CREATE VIRTUAL TABLE words USING fts5(
