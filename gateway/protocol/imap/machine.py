@@ -99,6 +99,7 @@ class ImapServerMachine:
         "_clear",
         "_command",
         "_deflate",
+        "_inflated",
         "_literals",
         "_mode",
         "_out",
@@ -130,6 +131,7 @@ class ImapServerMachine:
         self._out: list[Buffer] = []
         self._deflate: Deflate | None = None
         self._clear: list[Buffer] = []  # what was said before compression began
+        self._inflated = False  # a piece of what the client compressed, since go_on()
 
     # -- octets ------------------------------------------------------------------------------------------------------
 
@@ -138,6 +140,18 @@ class ImapServerMachine:
             self._deflate.feed(data)
         else:
             self._reader.feed(data)
+
+    @property
+    def interrupted(self) -> bool:
+        """next_event() gave none, but there is more: go_on() when others had their turn.
+
+        What comes compressed may be a thousand times what was read.
+        """
+        return self._inflated and self._deflate is not None and self._deflate.unread_octets > 0
+
+    def go_on(self) -> None:
+        """The next piece of compressed input may be taken."""
+        self._inflated = False
 
     @property
     def unread_octets(self) -> int:
@@ -201,12 +215,15 @@ class ImapServerMachine:
     def _inflate(self) -> bool:
         """The next piece of what the client compressed is there to be read."""
         assert self._deflate is not None
+        if self.interrupted:
+            return False
         piece = self._deflate.next_piece()
         if piece is None:
             self.stop(b"* BYE [UNAVAILABLE] Not DEFLATE\r\n")
             return False
         self._reader.feed(piece)
-        return bool(piece)
+        self._inflated = bool(piece)
+        return self._inflated
 
     def _next_command(self) -> Event | None:
         reader = self._reader

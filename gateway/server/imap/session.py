@@ -340,6 +340,15 @@ class ImapSession(Session):
             self._connection.pause_reading()  # upload_written() comes
         if self._waiting and self._writable and not self.machine.closing and self.command is not None:
             self._connection.set_deadline(PROGRESS_S)
+        if self.machine.interrupted and not self._waiting and self._writable and not self.machine.closing:
+            self._connection.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Others had their turn."""
+        self.machine.go_on()
+        if not self._waiting and not self._connection.closed:
+            self.pump()
 
     def _tell_progress(self) -> None:
         """A command takes long: the client need not think that we are gone (RFC 9585 §4)."""
