@@ -97,8 +97,10 @@ class Server:
             octets = self.deflate.compress(octets) + self.deflate.flush(zlib.Z_SYNC_FLUSH)
         clear = not machine.compressed  # COMPRESS is the last command of its read, if it is to be heard
         machine.receive_data(octets)
-        while (event := machine.next_event()) is not None:
-            self.answer(*event)
+        while (event := machine.next_event()) is not None or machine.interrupted:
+            machine.go_on()
+            if event is not None:
+                self.answer(*event)
             assert not machine._pending  # every LITERAL was answered
         assert machine.closing or machine.unread_octets <= self.settings.sasl_octets + 1
         said = b"".join(map(bytes, machine.data_to_send()))
