@@ -67,9 +67,14 @@ async def cmd_getmetadata(session: ImapSession, command: ImapCommand) -> Outcome
     if request.maxsize is not None:
         longest = max((len(v) for v in found.values() if len(v) > request.maxsize), default=0)
         found = {name: value for name, value in found.items() if len(value) <= request.maxsize}
-    if found:
+    values: dict[str, bytes | None] = dict(found)
+    if (
+        request.depth == 0
+    ):  # §4.2: there is a response; what does not exist is NIL, as in RFC 9590 §3
+        values |= {entry: None for entry in request.entries if entry not in known}
+    if values:
         session.send(
-            metadata_response(mailbox_octets(request.mailbox, session.machine.utf8), found)
+            metadata_response(mailbox_octets(request.mailbox, session.machine.utf8), values)
         )
     if longest:
         return Completed("", b"METADATA LONGENTRIES %d" % longest)
