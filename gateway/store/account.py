@@ -31,6 +31,7 @@ from gateway.store.errors import (
     MessageGone,
     NoSuchAccount,
     NoSuchMailbox,
+    NotNow,
     OverQuota,
     StoreBusy,
     StoreError,
@@ -355,6 +356,29 @@ class AccountFile:
         unchanged_since: int = NEVER,
     ) -> Stored:
         with self._database.write(sync=self._syncs_flags):
+            return self._messages.store(
+                mailbox,
+                ranges,
+                add=add,
+                remove=remove,
+                replace=replace,
+                unchanged_since=unchanged_since,
+            )
+
+    def store_now(
+        self,
+        mailbox: int,
+        ranges: bytes,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        replace: Sequence[str] | None = None,
+        unchanged_since: int = NEVER,
+    ) -> Stored:
+        """The same without waiting, for a few messages; NotNow when that cannot be."""
+        if self._syncs_flags:
+            raise NotNow
+        with self._database.write_now():
             return self._messages.store(
                 mailbox,
                 ranges,

@@ -27,7 +27,7 @@ from typing import Any
 
 import apsw
 
-from gateway.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull
+from gateway.store.errors import NotNow, StoreBusy, StoreDamaged, StoreError, StoreFull
 from gateway.store.schema import SCHEMA, SCHEMA_VERSION, UPGRADES
 
 PAGE_OCTETS = 4096
@@ -37,6 +37,8 @@ LOG_PAGES = 288  # allocated in advance; what large changes need beyond is alloc
 LOG_OCTETS = LOG_PAGES * (PAGE_OCTETS + 24) + 32  # a frame has 24 octets, the log 32 before them
 BUSY_COMMITS = 4  # an account with more of them while it is open gets its log allocated in advance
 MODSEQS_LOST = 1 << 20  # more than are given out unsynced before a crash of the host
+CHECKPOINT_COMMITS = 256  # of some pages each
+COMMITS_NOW = 1024  # without a checkpoint between: some 10 MiB of log
 BUSY_S = 10.0  # another process holds the write lock: no transaction of ours takes that long
 
 
@@ -49,6 +51,8 @@ class Database:
             raise FileNotFoundError(path)
         self.path = path
         self._commits = 0
+        self._commits_now = 0  # of write_now() since the last sync()
+        self._commits_since_checkpoint = 0  # of write_now(), which makes none
         self._syncs = True  # commits wait for the disk
         self._unsynced = False  # the last one did not
         self._is_of_boot = False  # somebody wrote to the file since the host was started
@@ -169,8 +173,28 @@ class Database:
             )
             self._connection.pragma("application_id", boot_number())
 
+    @contextlib.contextmanager
+    def write_now(self) -> Iterator[None]:
+        """write() without sync that waits neither for another writer nor for the disk.  Raises NotNow."""
+        if not self._is_of_boot or self._commits < BUSY_COMMITS or self._commits_now >= COMMITS_NOW:
+            raise NotNow
+        connection = self._connection
+        connection.set_busy_timeout(0)
+        connection.wal_autocheckpoint(0)
+        try:
+            with self.write(sync=False):
+                yield
+        except StoreBusy:
+            raise NotNow from None
+        finally:
+            connection.set_busy_timeout(int(BUSY_S * 1000))
+            connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+        self._commits_now += 1
+        self._commits_since_checkpoint += 1
+
     def sync(self) -> None:
         """What was written is durable now."""
+        self._commits_now = 0
         if self._unsynced:
             with errors(self.path):
                 fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -178,7 +202,10 @@ class Database:
                     os.fdatasync(fd)
                 finally:
                     os.close(fd)
-            self._unsynced = False
+                self._unsynced = False
+                if self._commits_since_checkpoint >= CHECKPOINT_COMMITS:
+                    self._commits_since_checkpoint = 0
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _extend_log(self) -> None:
         """Zeros behind the end of the log; nobody else writes there: we hold the write lock.

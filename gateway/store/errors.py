@@ -81,3 +81,7 @@ class MessageGone(StoreError):
     """The message was expunged meanwhile."""
 
     code, transient = "EXPUNGEISSUED", False
+
+
+class NotNow(Exception):
+    """It cannot be done without waiting: a thread has to.  Never leaves the store."""

@@ -4,7 +4,8 @@
     Flow      loop: Slot.add*() → run queue → thread: Slot.run() → results → loop: callbacks, in order
     Limits    settings.threads; settings.open_accounts (the longest unused is closed)
     Errors    StoreError goes to the callback; anything else is logged and becomes a StoreError
-    Blocking  threads only; the loop waits for nothing but the page cache: a few rows are read at once (QUICK_S)
+    Blocking  threads only; the loop waits for nothing but the page cache: a few rows are read, a few flags changed
+              at once (QUICK_S)
 
 Everything that waits on an account while another transaction runs is done in the next turn: deliveries of one turn
 share a transaction, and so do, in a busy worker, those that come within gather_s of the one before.  All bookkeeping is
@@ -14,6 +15,7 @@ the loop's; a thread only takes from the deques of the slot it was given.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import threading
@@ -25,7 +27,7 @@ from typing import Any
 
 from gateway.config_store import StoreConfig
 from gateway.store.account import AccountFile
-from gateway.store.errors import StoreBusy, StoreError
+from gateway.store.errors import NotNow, StoreBusy, StoreError
 from gateway.store.handoff import Handoff, Waiter
 from gateway.store.model import Delivered, Delivery, Notice
 from gateway.store.names import account_directory
@@ -107,19 +109,39 @@ class Pool:
     # -- on the loop ---------------------------------------------------------------------------------------------
 
     def submit(
-        self, account: str, work: Work, done: Done, *, create: bool, notices: Notices, quick: bool = False
+        self,
+        account: str,
+        work: Work,
+        done: Done,
+        *,
+        create: bool,
+        notices: Notices,
+        quick: bool = False,
+        attempt: Work | None = None,
     ) -> None:
-        """done is called on the loop; quick: maybe before this returns, when work but reads a few rows."""
+        """done is called on the loop; quick: maybe before this returns, when work but reads a few rows.
+
+        attempt: the same as work, likewise; it raises NotNow where it would have to wait.
+        """
         slot = self._slot(account, done)
         if slot is None:
             return
-        if quick and slot.file is not None and not slot.busy and time.monotonic() >= self._not_quick_until:
-            self._do_now(slot.file, slot.name, work, done)
-        else:
-            slot.jobs.append((work, done, create, notices))
-            self._schedule(slot)
+        now = work if quick else attempt
+        if (
+            now is not None
+            and slot.file is not None
+            and not slot.busy
+            and time.monotonic() >= self._not_quick_until
+        ):
+            with contextlib.suppress(NotNow):
+                self._do_now(slot.file, slot.name, now, done, notices)
+                return
+        slot.jobs.append((work, done, create, notices))
+        self._schedule(slot)
 
-    def _do_now(self, file: AccountFile, name: str, work: Work, done: Done) -> None:
+    def _do_now(
+        self, file: AccountFile, name: str, work: Work, done: Done, notices: Notices
+    ) -> None:
         began = time.monotonic()
         result: Any = None
         error: StoreError | None = None
@@ -127,6 +149,8 @@ class Pool:
             result = work(file)
         except StoreError as found:
             error = found
+        except NotNow:
+            raise
         except Exception as found:
             logger.exception("the store failed on account %s", name)
             error = StoreError(f"{type(found).__name__}: {found}")
@@ -139,6 +163,8 @@ class Pool:
                 self._not_quick_until = now + SLOW_S
         self._slots.move_to_end(name)
         done(result, error)
+        if error is None and (told := notices(result)):
+            self._publish([Notice(name, mailbox, modseq) for mailbox, modseq in told])
 
     def deliver(self, delivery: Delivery, done: DeliveryDone) -> None:
         octets = delivery.octets

@@ -82,6 +82,8 @@ from gateway.store.upload import NewMessage, Upload
 
 T = TypeVar("T")
 
+SMALL_UIDS = 1024  # so far apart, flags are changed without a thread where nothing has to be waited for
+
 KEYS_AT_ONCE = 8192  # of a search, in one turn of a thread
 
 
@@ -130,8 +132,9 @@ def _storing(
     remove: Sequence[str],
     replace: Sequence[str] | None,
     unchanged_since: int,
+    now: bool = False,
 ) -> Callable[[AccountFile], Stored]:
-    return lambda file: file.store(
+    return lambda file: (file.store_now if now else file.store)(
         mailbox,
         ranges,
         add=add,
@@ -139,6 +142,11 @@ def _storing(
         replace=replace,
         unchanged_since=unchanged_since,
     )
+
+
+def _is_small(ranges: bytes) -> bool:
+    """A few chunks of the index have these UIDs."""
+    return int.from_bytes(ranges[-4:], "little") - int.from_bytes(ranges[:4], "little") < SMALL_UIDS
 
 
 def _stored(mailbox: int) -> Callable[[Stored], list[tuple[int, int]]]:
@@ -496,12 +504,14 @@ class Account:
                 self._syncs.note(self.name)
             done(stored if error is None else error)
 
+        change = mailbox, ranges, add, remove, replace, unchanged_since
         self._pool.submit(
             self.name,
-            _storing(mailbox, ranges, add, remove, replace, unchanged_since),
+            _storing(*change),
             answer,
             create=self._create,
             notices=_stored(mailbox),
+            attempt=_storing(*change, now=True) if _is_small(ranges) else None,
         )
 
     def upload_small(self, size: int) -> Upload | None:

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway._native import records_ascend
 from gateway.config_store import StoreConfig
-from gateway.store import index
+from gateway.store import database, index
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
 from gateway.store.errors import (
@@ -29,6 +29,7 @@ from gateway.store.errors import (
     MessageGone,
     NoSuchAccount,
     NoSuchMailbox,
+    NotNow,
     OverQuota,
     StoreDamaged,
 )
@@ -644,3 +645,26 @@ def test_records_are_read_in_ranges(file: AccountFile) -> None:
                 found += [record.uid for part in parts for record in records_of(part)]
                 at = found[-1] if found else at
             assert found == [uid for uid in left if uid > start], (start, chunks)
+
+
+def test_flags_are_changed_without_waiting_where_nobody_has_to(tmp_path: Path) -> None:
+    file = AccountFile(tmp_path / "a", StoreConfig(), create=True)
+    inbox = file.mailbox("INBOX").id
+    for _ in range(database.BUSY_COMMITS):
+        file.add(inbox, [(b"Subject: x\r\n\r\nx\r\n", (), 1, "", 0)])
+    assert file.store_now(inbox, ranges_of([1]), add=["\\Seen"]).changed
+    for _ in range(database.CHECKPOINT_COMMITS):
+        file.store_now(inbox, ranges_of([2]), add=["\\Seen"])
+        file.store_now(inbox, ranges_of([2]), remove=["\\Seen"])
+    file.sync()
+    other = AccountFile(tmp_path / "a", StoreConfig())
+    assert [record.flags for record in records_of(b"".join(other.snapshot(inbox).chunks))][:2] == [1, 0]
+    with other.database.write(), pytest.raises(NotNow):
+        file.store_now(inbox, ranges_of([1]), remove=["\\Seen"])
+    assert file.store_now(inbox, ranges_of([1]), remove=["\\Seen"]).changed
+    other.close()
+    file.close()
+    synced = AccountFile(tmp_path / "a", StoreConfig(flags_sync_s=0.0))
+    with pytest.raises(NotNow):
+        synced.store_now(inbox, ranges_of([1]), add=["\\Seen"])
+    synced.close()
