@@ -211,11 +211,11 @@ class Session:
         # A client that does not read its responses gets no more of them, and is not read either.
         self._writable = ready
         if ready:
+            self._connection.deadline = 0.0
             if self._until_read is not None:
                 if not self._until_read.done():
                     self._until_read.set_result(None)
                 self._until_read = None
-                self._connection.deadline = 0.0
             if not self._waiting:
                 self.pump()
         else:
@@ -302,9 +302,11 @@ class Session:
         if self.machine.closing:
             connection.close()
             connection.set_deadline(LINGER_S)
+        elif not self._writable:
+            pass  # on_write_ready() has set the deadline for a client that does not read
         elif self._waiting:
             connection.deadline = 0.0
-        elif self._writable:
+        else:
             if wrote or not connection.deadline:  # half a command is no progress
                 connection.set_deadline(self.idle_s())
             if not connection.reading:
