@@ -8,7 +8,6 @@
 A mask is an octet a record, 0 or 1.  Records: store_index.pyx.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -32,17 +31,7 @@ cdef struct criteria_t:
     int64_t sent_high
 
 
-cdef class _Octets:
-    # A borrowed buffer, given back when this goes.
-    cdef Py_buffer view
-
-    def __cinit__(self, data, Py_ssize_t item):
-        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
-        if self.view.len % item:
-            raise ValueError(f"{self.view.len} octets are no whole number of {item}")
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
+include "octets.pxi"
 
 
 # -- masks -----------------------------------------------------------------------------------------

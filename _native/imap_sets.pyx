@@ -8,28 +8,15 @@
 Numbers are u32.  Ranges are pairs of them, (first, last) inclusive, ascending and apart.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-cdef struct range_t:
-    uint32_t first
-    uint32_t last
+from records cimport range_t
 
 
-cdef class _Octets:
-    # A borrowed buffer, given back when this goes.
-    cdef Py_buffer view
-
-    def __cinit__(self, data, Py_ssize_t item):
-        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
-        if self.view.len % item:
-            raise ValueError(f"{self.view.len} octets are no whole number of {item}")
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
+include "octets.pxi"
 
 
 cdef int sort_ranges(range_t *ranges, Py_ssize_t count) except -1:

@@ -7,38 +7,13 @@
 Numbers and UIDs are packed u32; ranges are pairs of u32, (first, last) inclusive, ascending and apart.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 
-from records cimport range_t, record_t
+from records cimport first_range, range_t, record_t
 
 
-cdef class _Octets:
-    # A borrowed buffer, given back when this goes.
-    cdef Py_buffer view
-    cdef Py_ssize_t count
-
-    def __cinit__(self, data, Py_ssize_t item):
-        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
-        if self.view.len % item:
-            raise ValueError(f"{self.view.len} octets are no whole number of {item}")
-        self.count = self.view.len // item
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
-
-
-cdef Py_ssize_t first_range(const range_t *ranges, Py_ssize_t count, uint32_t uid) noexcept nogil:
-    # The first range that does not end before uid.
-    cdef Py_ssize_t low = 0, high = count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if ranges[middle].last < uid:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+include "octets.pxi"
 
 
 cdef Py_ssize_t first_record(const record_t *records, Py_ssize_t count, uint32_t uid) noexcept nogil:

@@ -4,6 +4,7 @@
 #ifndef GATEWAY_RECORDS_H
 #define GATEWAY_RECORDS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct {
@@ -22,5 +23,18 @@ typedef struct {
     uint32_t first;
     uint32_t last;
 } range_t;
+
+/* The first range that does not end before uid, by halves; count: there is none. */
+static inline ptrdiff_t first_range(const range_t *ranges, ptrdiff_t count, uint32_t uid) {
+    ptrdiff_t low = 0, high = count;
+    while (low < high) {
+        ptrdiff_t middle = (low + high) >> 1;
+        if (ranges[middle].last < uid)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
 
 #endif

@@ -16,3 +16,5 @@ cdef extern from "records.h" nogil:
     ctypedef struct range_t:
         uint32_t first
         uint32_t last
+
+    Py_ssize_t first_range(const range_t *ranges, Py_ssize_t count, uint32_t uid)

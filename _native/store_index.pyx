@@ -10,12 +10,11 @@ A record is 48 octets, little endian:
 Ranges are pairs of u32, (first, last) inclusive, ascending and apart: what UID sets become.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from records cimport range_t, record_t
+from records cimport first_range, range_t, record_t
 
 RECORD_OCTETS = sizeof(record_t)
 
@@ -26,17 +25,7 @@ cdef enum:
     KEYWORDS_MAX = 56
 
 
-cdef class _Octets:
-    # A borrowed buffer, given back when this goes.
-    cdef Py_buffer view
-
-    def __cinit__(self, data, Py_ssize_t item):
-        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
-        if self.view.len % item:
-            raise ValueError(f"{self.view.len} octets are no whole number of {item}")
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
+include "octets.pxi"
 
 
 cdef inline Py_ssize_t seek(const range_t *ranges, Py_ssize_t at, Py_ssize_t count, uint32_t uid) noexcept nogil:
@@ -44,18 +33,6 @@ cdef inline Py_ssize_t seek(const range_t *ranges, Py_ssize_t at, Py_ssize_t cou
     while at < count and ranges[at].last < uid:
         at += 1
     return at
-
-
-cdef Py_ssize_t first_range(const range_t *ranges, Py_ssize_t count, uint32_t uid) noexcept nogil:
-    # The same by halves: a chunk need not walk the ranges of all chunks before it.
-    cdef Py_ssize_t low = 0, high = count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if ranges[middle].last < uid:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def store_flags(

@@ -8,7 +8,6 @@
 Texts are a count, the offset behind each text (u32, little endian) and the octets of all of them.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -25,17 +24,7 @@ cdef extern from "stdlib.h":
     void qsort_r(void *, size_t, size_t, int (*)(const void *, const void *, void *) noexcept nogil, void *) nogil
 
 
-cdef class _Octets:
-    # A borrowed buffer, given back when this goes.
-    cdef Py_buffer view
-
-    def __cinit__(self, data, Py_ssize_t item):
-        PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
-        if self.view.len % item:
-            raise ValueError(f"{self.view.len} octets are no whole number of {item}")
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
+include "octets.pxi"
 
 
 cdef struct texts_t:
@@ -259,7 +248,7 @@ cdef row_t *sort_rows(row_t *rows, row_t *room, uint32_t count) noexcept nogil:
         if count == 0 or counts[at][(rows[0].key >> (at * DIGIT_BITS)) & (DIGITS - 1)] == count:
             continue
         before = 0
-        for i in range(DIGITS):
+        for i in range(<uint32_t>DIGITS):
             number = counts[at][i]
             counts[at][i] = before
             before += number
