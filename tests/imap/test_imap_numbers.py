@@ -57,14 +57,22 @@ class Books:
             elif found := re.fullmatch(rb"VANISHED ([0-9,:]+)", line):
                 for part in found[1].split(b","):
                     first, _, last = part.partition(b":")
-                    gone = range(int(first), int(last or first) + 1)
-                    self.uids = [uid for uid in self.uids if uid not in gone]
+                    for uid in range(int(first), int(last or first) + 1):
+                        del self.uids[self.place(uid)]
             elif found := re.match(rb"(\d+) FETCH \((?:UID (\d+) )?FLAGS \(([^)]*)\)", line):
                 at = int(found[1]) - 1
                 if found[2]:
                     assert self.uids[at] in (0, int(found[2]))
                     self.uids[at] = int(found[2])
                 self.flags[self.uids[at]] = set(found[3].decode().split()) - {"\\Recent"}
+
+    def place(self, uid: int) -> int:
+        """Where it is, also when EXISTS announced it and nobody asked for it yet: behind all lower UIDs."""
+        if uid in self.uids:
+            return self.uids.index(uid)
+        at = max((at + 1 for at, known in enumerate(self.uids) if 0 < known < uid), default=0)
+        assert self.uids[at] == 0
+        return at
 
     def idle(self) -> None:
         if not self.idle_tag:
