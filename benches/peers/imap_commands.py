@@ -20,6 +20,7 @@ APPENDED, BATCHES, BATCH = 200, 10, 100
 EXPUNGED = 1000
 SMALL = 500  # one-message commands of a run
 CYCLES = 100
+FRESH = 50
 COUNTED = re.compile(rb"\* (?:SEARCH|SORT|ESEARCH)([ 0-9]*)\r\n")
 
 
@@ -43,8 +44,8 @@ class Work(msgspec.Struct):
 
 def works() -> list[Work]:
     return [
-        _many("SELECT INBOX, the same session", "SELECT INBOX", 50, per_operation=True),
-        Work("SELECT INBOX, fresh login", _fresh_select, _fixed(20)),
+        Work("SELECT INBOX, the same session", _select, _fixed(SMALL)),
+        Work("SELECT INBOX, fresh login", _fresh_select, _fixed(FRESH)),
         _many("FETCH 1:* (FLAGS)", "FETCH 1:* (FLAGS)", 10),
         _many("FETCH 1:* (UID RFC822.SIZE INTERNALDATE FLAGS)", "FETCH 1:* (UID RFC822.SIZE INTERNALDATE FLAGS)", 3),
         _many("FETCH 1:* (ENVELOPE)", "FETCH 1:* (ENVELOPE)", 2),
@@ -89,20 +90,17 @@ def _fixed(count: int) -> Callable[[Client], int]:
     return lambda client: count
 
 
-def _many(title: str, text: str, repeated: int, *, per_operation: bool = False) -> Work:
+def _many(title: str, text: str, repeated: int) -> Work:
     def run(client: Client) -> bytes | None:
         for _ in range(repeated - 1):
             client.imap.command(text)
-        return client.imap.command(text, keep=not per_operation).data
+        return client.imap.command(text, keep=True).data
 
     def first(client: Client) -> int:
         client.imap.command(text)
-        return 1 if per_operation else client.messages
+        return client.messages
 
-    def count(client: Client) -> int:
-        return repeated if per_operation else repeated * client.messages
-
-    return Work(title, run, count, first=first)
+    return Work(title, run, lambda client: repeated * client.messages, first=first)
 
 
 def _each(title: str, text: str) -> Work:
@@ -113,8 +111,13 @@ def _each(title: str, text: str) -> Work:
     return Work(title, run, _fixed(SMALL))
 
 
+def _select(client: Client) -> None:
+    for _ in range(SMALL):
+        client.imap.command("SELECT INBOX")
+
+
 def _fresh_select(client: Client) -> None:
-    for _ in range(20):
+    for _ in range(FRESH):
         imap = Imap(client.server.imap_port, user(0))
         imap.command("SELECT INBOX")
         imap.logout()
