@@ -6,6 +6,7 @@ Errors    exit 1 when the account exists, or does not; 2 for a bad name or passw
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from typing import Any, NoReturn
@@ -28,6 +29,11 @@ from gateway.cli.common import (
     size,
 )
 from gateway.config_model import Config
+from gateway.store.account import AccountFile
+from gateway.store.account_sharing import forget_user
+from gateway.store.errors import StoreError
+from gateway.store.names import account_directory
+from gateway.store.shares import Shares
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 DEFAULT = -1  # the option says "default"
@@ -169,12 +175,23 @@ def list_(config_file: str, as_json: bool) -> None:
 @click.argument("name")
 @config_option
 def remove(name: str, config_file: str) -> None:
-    """Remove the account NAME.  Its mail stays where it is."""
+    """Remove the account NAME, and its rights on others' mailboxes.  Its mail stays where it is."""
     config = load_or_exit(config_file)
     account_name = name_or_exit(config, name)
     with opened(config) as database:
         if not database.remove(account_name):
             _not_found(account_name)
+    shares = Shares(config.store_dir)
+    try:
+        for owner in shares.owners(account_name):
+            with contextlib.closing(
+                AccountFile(account_directory(config.store_dir, owner), config.store)
+            ) as file:
+                forget_user(file, owner, shares, account_name)
+    except StoreError as error:
+        fail(f"{account_name} is removed, but may still be named in access lists: {error}")
+    finally:
+        shares.close()
 
 
 @command.command("disable")

@@ -146,6 +146,13 @@ def set_acl(
     resync(file, owner, shares)
 
 
+def forget_user(file: AccountFile, owner: str, shares: Shares, user: str) -> None:
+    """The account of that name was removed: it may do nothing here any more."""
+    with file.database.write():
+        lists.forget(file.database, user)
+    resync(file, owner, shares)
+
+
 def resync(file: AccountFile, owner: str, shares: Shares) -> None:
     """The index says what the account does."""
     with file.database.write():  # nobody grants anything meanwhile

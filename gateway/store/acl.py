@@ -1,13 +1,12 @@
 """Who beside its owner may do what with a mailbox.
 
-Owns      entries(), change(), inherit(), rights_of_user(), identifiers()
+Owns      entries(), change(), inherit(), forget(), rights_of_user(), identifiers()
 Files     table acl, a row for each mailbox and identifier; none: the owner alone
 Limits    entries_max of the caller
 Errors    LimitReached
 Blocking  everything; within a transaction of the caller
 Standards RFC 4314; a new mailbox begins with the entries of the one it lies in
-Bugs      entries of an account that was removed stay: whoever gets its name later has its rights; \\Seen is
-          the same for all who share a mailbox
+Bugs      \\Seen is the same for all who share a mailbox
 
 The owner may do everything, always, and is in no list.
 """
@@ -69,6 +68,11 @@ def inherit(database: Database, mailbox: int, name: str) -> None:
             )
             return
         above = above.rpartition(SEPARATOR)[0]
+
+
+def forget(database: Database, user: str) -> None:
+    """The user is gone: whoever gets the name later has none of its rights."""
+    database.execute("DELETE FROM acl WHERE identifier IN (?,?)", (user, "-" + user))
 
 
 def rights_of_user(database: Database, user: str) -> dict[int, frozenset[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from click.testing import CliRunner, Result
 from gateway.accounts.database import Database
 from gateway.accounts.passwords import verify_prepared
 from gateway.cli import main
+from gateway.config import load
+from gateway.store.account import AccountFile
+from gateway.store.account_sharing import acl, set_acl
+from gateway.store.names import account_directory
+from gateway.store.shares import Shares
 
 CONFIG = """
 hostname = "mx.example.test"
@@ -74,6 +80,26 @@ def test_add_list_passwd_remove(gateway: Commands) -> None:
     gateway("user", "enable", "bob")
     gateway("user", "remove", "bob")
     assert len(json.loads(gateway("user", "list", "--json"))) == 1
+
+
+def test_a_removed_account_leaves_no_rights(gateway: Commands) -> None:
+    """Whoever gets the name later starts with nothing."""
+    for name in ("alice", "bob"):
+        gateway("user", "add", name, "--generate")
+    config = load(str(gateway.file))
+    directory = account_directory(config.store_dir, "alice@example.test")
+    with contextlib.closing(AccountFile(directory, config.store, create=True)) as file:
+        inbox = file.mailbox("INBOX").id
+        for user in ("bob@example.test", "-bob@example.test", "carol@example.test"):
+            shares = Shares(config.store_dir)
+            set_acl(file, "alice@example.test", shares, inbox, user, "", frozenset("lr"), 10)
+            shares.close()
+        gateway("user", "remove", "bob")
+        assert acl(file, inbox) == {"carol@example.test": "lr"}
+        shares = Shares(config.store_dir)
+        assert shares.owners("bob@example.test") == []
+        assert shares.owners("carol@example.test") == ["alice@example.test"]
+        shares.close()
 
 
 def test_quota(gateway: Commands) -> None:
