@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from gateway.config_store import StoreConfig
-from gateway.store import account_sharing, acl, annotation, content, index, upload
+from gateway.store import account_sharing, acl, annotation, content, database, index, upload
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
 from gateway.store.model import (
@@ -299,6 +299,20 @@ class Promises:
         report = check_account(directory, SETTINGS)
         assert report.clean, report.findings
         self.added.update(found)
+
+    def check_modseqs(self, directory: Path) -> bool:
+        """The next change has a MODSEQ that nobody ever heard of; True: some that were told are lost."""
+        lost = False
+        file = AccountFile(directory, SETTINGS)
+        for name, told in self._unsynced.items():
+            box = file.mailbox(name)
+            lost |= box.highestmodseq % database.MODSEQS_LOST < told
+            chunks = file.snapshot(box.id).chunks
+            uids = [record.uid for chunk in chunks for record in records_of(chunk)]
+            if uids:
+                assert file.store(box.id, ranges_of(uids), replace=["new"]).modseq > told
+        file.close()
+        return lost
 
     def _check_flags(self, name: str, record: Record, keywords: Sequence[str]) -> None:
         for at, word in enumerate(keywords):

@@ -5,7 +5,6 @@ Of METADATA, ACL, NOTIFY and QUOTA: test_imap_metadata.py, test_imap_acl.py, tes
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,6 +14,7 @@ from imap.rig import ALICE, BOB, MESSAGE, PASSWORD, ImapGateway
 from gateway.net.connection import Connection
 
 CAROL = "carol@example.test"
+TOO_LONG = b"* BYE [UNAVAILABLE] Idle for too long"
 TOML = """
 [limits]
 errors = 5
@@ -42,7 +42,22 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImapGateway]:
 def test_a_client_that_does_not_log_in_is_told_to_go(gateway: ImapGateway) -> None:
     """login_s."""
     with gateway.connect() as imap:
-        assert re.match(rb"\* BYE .*", imap.response())
+        assert imap.response() == TOO_LONG
+        with pytest.raises(EOFError):
+            imap.response()
+
+
+@pytest.mark.parametrize("idling", [False, True])
+def test_a_client_that_says_nothing_any_more(gateway: ImapGateway, idling: bool) -> None:
+    """idle_s: half an hour at least, so the clock is helped."""
+    with gateway.login() as imap:
+        if idling:
+            imap.idle()
+        until(gateway, lambda: len(sessions(gateway, ALICE)) == 1)
+        (connection,) = sessions(gateway, ALICE)
+        gateway.call(setattr, connection.handler, "idle_since", -1e9)
+        gateway.call(connection.set_deadline, 0.001)
+        assert imap.response() == TOO_LONG
         with pytest.raises(EOFError):
             imap.response()
 
