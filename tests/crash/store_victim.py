@@ -24,6 +24,7 @@ from gateway.config_store import StoreConfig
 from gateway.store import account_sharing, acl, annotation, content, database, index, upload
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
+from gateway.store.errors import NotNow
 from gateway.store.model import (
     KEYWORD_BIT,
     Content,
@@ -135,7 +136,11 @@ class Victim:
             self.tell(f"f {name} {record.uid} {self.word} {value}")
         words = [self.word]
         how = {"add": words} if value else {"remove": words}
-        done = self.file.store(self.boxes[name], ranges_of([r.uid for r in some]), **how)
+        ranges = ranges_of([record.uid for record in some])
+        try:
+            done = self.file.store_now(self.boxes[name], ranges, **how)
+        except NotNow:
+            done = self.file.store(self.boxes[name], ranges, **how)
         if done.modseq:
             there = {r.uid for r in records_of(done.changed)}
             for record in some:
