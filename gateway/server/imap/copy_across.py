@@ -4,7 +4,8 @@ Owns      copy_across()
 Flow      messages of the one account are read, a batch at a time, and stored in the other
 Limits    BATCH_OCTETS and one message in memory; a large message goes from file to file
 Errors    what was stored is removed again when a later batch fails (RFC 9051 §6.4.7: the mailbox is as it was)
-Bugs      a crash in between leaves what was copied so far; MOVE then has it in both mailboxes, never in none
+Bugs      a crash, or a client that leaves in between, may leave what was copied so far; MOVE then has it in both
+          mailboxes, never in none
 Standards RFC 9051 §6.4.7, §6.4.8; RFC 4314 §4 (which flags come along)
 """
 
@@ -45,17 +46,17 @@ async def copy_across(session: ImapSession, place: Place, ranges: bytes, *, move
     try:
         for batch in _batches(records):
             modseq = await _copy_batch(session, place, batch, quota, target)
-        if move and records:
-            gone = await selected.place.account.expunge(
-                selected.mailbox.id,
-                ranges_of(record.uid for record in records),
-                deleted_only=False,
-            )
-            expunged_modseq = gone.modseq
     except BaseException:
         if target:
             await place.account.expunge(place.mailbox.id, ranges_of(target), deleted_only=False)
         raise
+    if move and records:  # from here on nothing is undone: whoever is cancelled does not know whether this was done
+        gone = await selected.place.account.expunge(
+            selected.mailbox.id,
+            ranges_of(record.uid for record in records),
+            deleted_only=False,
+        )
+        expunged_modseq = gone.modseq
     source = array("I", (record.uid for record in records))
     return Copied(
         place.mailbox.uidvalidity, source.tobytes(), target.tobytes(), modseq, expunged_modseq
