@@ -334,7 +334,7 @@ def look(port: int, account: str, mirror: Mirror) -> Found:
         imap.ok(f'LOGIN {account} "{PASSWORD}"')
         imap.ok("ENABLE QRESYNC")
         for line in imap.ok('LIST "" "*"'):
-            if b"\\Noselect" in line or b"\\NonExistent" in line:
+            if b"\\Noselect" in line or b"\\NonExistent" in line or b'"Other Users' in line:
                 continue
             name = line.rpartition(b" ")[2].decode().strip('"')
             untagged = imap.ok(f"EXAMINE {name}")

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from imap.rig import PASSWORD
+from imap.rig import PASSWORD, ImapClient
 from imap_clients import Mirror, Worker, look
-from imap_ledger import Ledger
+from imap_ledger import Ledger, Serial, content_of
 
 from gateway.accounts.build import hasher_of
 from gateway.accounts.database import Database
@@ -30,7 +31,7 @@ from gateway.store.names import account_directory
 
 pytestmark = pytest.mark.crash
 
-ROUNDS = int(os.environ.get("IMAP_KILL_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("IMAP_KILL_ROUNDS", "3"))
 SEED = int(os.environ.get("IMAP_KILL_SEED", "1"))
 ACCOUNTS = ("alice@example.test", "bob@example.test")
 CLIENTS = 3  # at once; the first and the last share an account
@@ -142,3 +143,51 @@ def test_what_clients_were_told_is_true(tmp_path: Path) -> None:
         assert not failures, failures
         house.check()
     assert all(client.acknowledged > ROUNDS for client in clients)
+
+
+def test_mail_that_moves_between_accounts_is_in_one_of_them(tmp_path: Path) -> None:
+    """Two databases: a kill may leave it in both, and never in none."""
+    house = House(tmp_path)
+    here, there = ACCOUNTS
+    boxes = ("INBOX", f'"Other Users/{there}/INBOX"')
+    wanted = {(9, number) for number in range(24)}
+    for round_ in range(ROUNDS // 2 + 1):
+        process = house.start()
+        try:
+            if round_ == 0:
+                with ImapClient(house.port) as imap:
+                    imap.ok(f'LOGIN {there} "{PASSWORD}"')
+                    imap.ok(f"SETACL INBOX {here} lrswite")
+            else:
+                found = [look(house.port, name, Mirror()) for name in ACCOUNTS]
+                serials = {message.serial for one in found for message in one.messages.values()}
+                assert serials == wanted, f"{wanted - serials} are lost"
+            moved = move_to_and_fro(house.port, boxes, wanted if round_ == 0 else set())
+            for _ in range(1 + round_ % 3):
+                next(moved)
+            thread = threading.Thread(target=exhaust, args=(moved,))
+            thread.start()
+            time.sleep(0.02 * (1 + round_ % 5))
+        finally:
+            house.kill(process)
+        thread.join()
+        house.check()
+
+
+def move_to_and_fro(port: int, boxes: tuple[str, str], new: set[Serial]) -> Iterator[None]:
+    """Until the gateway is gone; one step a command."""
+    with contextlib.suppress(EOFError, OSError), ImapClient(port) as imap:
+        imap.ok(f'LOGIN {ACCOUNTS[0]} "{PASSWORD}"')
+        for serial in sorted(new):
+            octets = content_of(serial, large=serial[1] == 5)
+            imap.ok(b"APPEND INBOX {%d+}\r\n%b" % (len(octets), octets))
+        while True:
+            for source, target in (boxes, boxes[::-1]):
+                if b"0 EXISTS" not in imap.ok(f"SELECT {source}"):
+                    imap.ok(f"MOVE 1:* {target}")
+                yield
+
+
+def exhaust(moved: Iterator[None]) -> None:
+    for _ in moved:
+        pass
