@@ -181,7 +181,8 @@ append, flag, copy, move, expunge, and make, rename and remove mailboxes, two of
 account. After each restart: nothing that was acknowledged is lost, nothing that was expunged is
 back, no UID ever means another message, UIDNEXT and no MODSEQ goes back, what was in doubt happened
 wholly or not at all, a client that comes back with QRESYNC knows what one knows that asks for
-everything, `gateway mailbox check` finds nothing, and no file is left without its message.
+everything, `gateway mailbox check` finds nothing, and no file is left without its message. Mail
+that moves between two accounts is in one of them, or in both.
 
 | what is shown | cases passed | not run here |
 |---|---:|---:|
