@@ -6,7 +6,7 @@ Flow      start(mechanism, peer, challenge, done) → Login.respond(octets)… �
 Limits    auth.checks, auth.checks_waiting, auth.cache_max; a Login lives as long as its session
 Errors    no exception: what goes wrong on our side is the refusal "unavailable", which is temporary, and is logged
 Blocking  never; hashes are computed in threads.  A login known from shortly before is answered at once (20 us)
-Security  passwords are not logged and not kept: the cache holds HMAC-SHA-256 of name and password under a key that
+Security  passwords are not logged and not kept: the cache holds a keyed BLAKE2b of name and password under a key that
           this process made and nobody else knows.  Failures are held back (policy.auth says why and how long)
 Standards RFC 4422 §3 (the exchange), RFC 4954 §4, RFC 5034, RFC 9051 §6.2.2; RFC 5802 §5.1 (salts of unknown users)
 Bugs      an account whose SCRAM iterations differ from auth.scram_iterations can be told from one that does not exist
@@ -18,6 +18,7 @@ calls cancel().
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import logging
 import os
@@ -214,7 +215,9 @@ class Authenticator:
         return self._cache_name(user, password)[:8]
 
     def _cache_name(self, user: str, password: str) -> bytes:
-        return hmac.digest(self._cache_key, f"{user}\0{password}".encode(errors="replace"), "sha256")
+        # A third of what HMAC-SHA-256 costs, and as good (RFC 7693 §2.9).
+        octets = f"{user}\0{password}".encode(errors="replace")
+        return hashlib.blake2b(octets, key=self._cache_key, digest_size=32).digest()
 
     def keys_of_nobody(self, user: str, kind: str) -> ScramKeys:
         """What an unknown user is shown: always the same salt, as a real one would have."""

@@ -5,10 +5,14 @@ Owns      EmbeddedSource, make_record()
 
 from __future__ import annotations
 
+from time import monotonic
+
 from gateway.accounts.database import Database
 from gateway.accounts.model import Account, Record, SourceError
 from gateway.accounts.passwords import Hasher, prepared, scram_keys, scram_text
 from gateway.accounts.source import Checks, LocalSource
+
+LOOK_S = 1.0  # a first account that asks for APOP is offered it so much later
 
 _SCRAM = frozenset({"SHA-256", "SHA-1"})
 _SCRAM_AND_SECRET = _SCRAM | {"secret"}
@@ -26,6 +30,8 @@ class EmbeddedSource(LocalSource):
         super().__init__(checks, next_on_failure=next_on_failure)
         self._database = database
         self._hasher = hasher
+        self._has_secrets = False
+        self._looked_at = (-LOOK_S, 0)  # time.monotonic(), changes of our own
 
     def record(self, user: str) -> Record | None:
         return self._database.record(user)
@@ -34,12 +40,15 @@ class EmbeddedSource(LocalSource):
         return self._hasher.nobody
 
     def abilities(self) -> frozenset[str]:
-        try:
-            has_secrets = self._database.has_secrets()
-        except SourceError:
-            has_secrets = False
         # APOP and CRAM-MD5 are offered as soon as one account asked for them; for the others they fail.
-        return _SCRAM_AND_SECRET if has_secrets else _SCRAM
+        now, changes = monotonic(), self._database.own_changes
+        if now >= self._looked_at[0] + LOOK_S or changes != self._looked_at[1]:  # every greeting asks
+            self._looked_at = (now, changes)
+            try:
+                self._has_secrets = self._database.has_secrets()
+            except SourceError:
+                self._has_secrets = False
+        return _SCRAM_AND_SECRET if self._has_secrets else _SCRAM
 
     def problems(self) -> list[str]:
         return self._database.check()
