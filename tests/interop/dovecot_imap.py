@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from interop_peers import need
+from reachable import let_others_in
 
 # Dovecot touches no mail as root.
 OWNER = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
@@ -41,8 +42,7 @@ class Dovecot:
         config.write_text(CONFIG.format(directory, OWNER))
         for path in (directory, *directory.rglob("*")):
             os.chown(path, OWNER.pw_uid, OWNER.pw_gid)
-        for path in (directory, *list(directory.parents)[:3]):
-            path.chmod(0o755)
+        let_others_in(directory)
         self.process = subprocess.Popen(
             [need("doveadm"), "-c", str(config), "exec", "imap"],
             stdin=subprocess.PIPE,

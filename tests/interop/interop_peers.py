@@ -80,6 +80,14 @@ def listening(port: int) -> bool:
 # -- the sink -------------------------------------------------------------------------------------
 
 
+def free_ports(count: int) -> list[int]:
+    """As many different ones."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
+
+
 class RunningSink:
     """A Sink on a loop of its own thread."""
 

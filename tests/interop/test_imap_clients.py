@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from imap_house import PASSWORD, ImapHouse, message
 from interop_peers import need, wait_for
+from reachable import let_others_in
 
 
 def run(words: list[str], *, ok: tuple[int, ...] = (0,), **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -230,8 +231,7 @@ def test_getmail(house: ImapHouse, account: str, tmp_path: Path) -> None:
         user = "user = nobody"
         for path in (near, *near.iterdir()):
             shutil.chown(path, "nobody")
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(0o755)
+        let_others_in(tmp_path)
     (tmp_path / "getmailrc").write_text(
         f"""\
 [retriever]

@@ -15,6 +15,7 @@ from dovecot_imap import CONFIG, OWNER
 from imap_house import PASSWORD, ImapHouse, message
 from imapclient import IMAPClient
 from interop_peers import need
+from reachable import let_others_in
 
 Account = dict[str, dict[bytes, tuple[frozenset[bytes], datetime]]]
 """{mailbox: {octets of a message: (flags and keywords, internal date)}}"""
@@ -46,8 +47,7 @@ class Dovecot:
         self.directory = directory
         for path in (directory, *directory.rglob("*")):
             os.chown(path, OWNER.pw_uid, OWNER.pw_gid)
-        for path in (directory, *list(directory.parents)[:3]):
-            path.chmod(0o755)
+        let_others_in(directory)
 
     def connect(self) -> IMAPClient:
         listening = socket.create_server(("127.0.0.1", 0))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from interop_peers import RunningGateway, listener, need, route, wait_for
+from reachable import let_others_in
 
 ALICE = "alice@example.test"
 PASSWORD = "correct horse battery"
@@ -125,8 +126,7 @@ def test_getmail(gateway, tmp_path):
         user = "user = nobody"
         for path in (maildir, *maildir.iterdir()):
             shutil.chown(path, "nobody")
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(0o755)
+        let_others_in(tmp_path)
     rc = tmp_path / "getmailrc"
     rc.write_text(
         f"""\

@@ -12,7 +12,7 @@ import smtplib
 from email import message_from_bytes
 
 import pytest
-from interop_peers import free_port, listener, route, wait_for
+from interop_peers import free_port, free_ports, listener, route, wait_for
 
 BODY = b"line\r\n.\r\n..dots\r\n" + b"y" * 900 + b"\r\nlast\r\n"
 MESSAGE = b"From: alice@sender.test\r\nMessage-ID: <sink@sender.test>\r\n\r\n" + BODY
@@ -43,7 +43,7 @@ TRANSIENT = [
 def test_awkward_but_able(gateway_factory, smtp_sink, tmp_path):
     """Every one of them has its mail at the first attempt, unaltered and once."""
     tmp_path.chmod(0o777)  # smtp-sink has a user of its own
-    ports = [free_port() for _ in AWKWARD]
+    ports = free_ports(len(AWKWARD))
     for number, (port, switches) in enumerate(zip(ports, AWKWARD, strict=True)):
         smtp_sink(port, "-D", f"dump-{number}", *switches)
     gateway = gateway_factory([route(f"smtp://127.0.0.1:{port}", f"{port}.test") for port in ports])
@@ -57,7 +57,7 @@ def test_awkward_but_able(gateway_factory, smtp_sink, tmp_path):
 
 
 def test_transient_failure_is_kept_and_delivered_later(gateway_factory, smtp_sink, sink_factory):
-    ports = [free_port() for _ in TRANSIENT]
+    ports = free_ports(len(TRANSIENT))
     hostile = [smtp_sink(port, *words) for port, words in zip(ports, TRANSIENT, strict=True)]
     gateway = gateway_factory([route(f"smtp://127.0.0.1:{port}", f"{port}.test") for port in ports])
     for port in ports:

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from reachable import let_others_in
 
 from gateway.config_store import StoreConfig
 from gateway.store.account import AccountFile
@@ -65,8 +66,7 @@ class Dovecot:
 
 
 def test_from_dovecot_and_back(tmp_path: Path) -> None:
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)  # for OWNER
+    let_others_in(tmp_path)  # OWNER
     before = Dovecot(tmp_path / "before", tmp_path / "maildir")
     before("mailbox", "create", "Entwürfe/Zwei")
     for content in MAIL:

@@ -33,6 +33,7 @@ from gateway_tools import (
 )
 from harness import Client
 from interop_peers import free_port, listener, need, need_root, route, wait_for
+from reachable import let_others_in
 from smtp_blaster import ledger
 from smtp_blaster.sink import Fault
 from smtp_blaster.source import Plan, Result, Source
@@ -606,8 +607,7 @@ def low_port() -> int:
 @pytest.fixture
 def open_tmp_path(tmp_path: Path) -> Path:
     """tmp_path, and everybody may enter it."""
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     return tmp_path
 
 

@@ -157,7 +157,7 @@ leaves: st.SearchStrategy[Key] = st.one_of(
     st.builds(lambda low, days: Sent(low, low + days * DAY - 1), february, st.integers(1, 3)),
     st.builds(lambda low: Sent(low, FOREVER), february),
     st.builds(lambda high: Sent(-FOREVER, high - 1), february),
-    st.builds(Text, st.sampled_from(wheres), texts),
+    st.builds(Text, st.sampled_from(wheres), texts, st.just(False)),
 )
 several: st.SearchStrategy[Key] = st.recursive(
     leaves,

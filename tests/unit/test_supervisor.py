@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reachable import let_others_in
 
 from gateway.cli.init import self_signed
 from gateway.config import parse
@@ -447,8 +448,7 @@ def test_a_taken_port_is_told(start: Start) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_workers_run_as_the_configured_user(start: Start, tmp_path: Path) -> None:
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     running = start(config(top='workers = 1\nuser = "nobody"'))
     running.wait_for("ready")
     answer = running.ask(running.address("127.0.0.1:0"))
