@@ -257,8 +257,9 @@ def test_garbage(world: World, stage: str, how: str) -> None:
     Shown    lane_down or deferred, 4.5.0 "not an SMTP reply" or "unexpected reply"
     Arrives  when the next hop makes sense again; twice, if it kept what it answered with garbage
     """
-    sink = world.sink(f"{stage}={how}@nth:1@until:0.3s", without=("CHUNKING",))
+    sink = world.sink(f"{stage}={how}@nth:1@until:1s", without=("CHUNKING",))
     gateway = world.gateway_to(sink, TIMEOUTS.format(0.3))  # some garbage is the beginning of a line
+    sink.sink.faults.start()  # the second begins now
     gateway.send(CONTENT)
 
     def done() -> bool:

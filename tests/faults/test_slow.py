@@ -49,6 +49,7 @@ def test_silent(world: World, stage: str, event: str) -> None:
     """
     sink = world.sink(f"{stage}=silent@nth:1@until:1s", without=("CHUNKING",))
     gateway = world.gateway_to(sink, TIMEOUTS.format(0.3))
+    sink.sink.faults.start()  # the second begins now
     gateway.send(CONTENT)
     line = gateway.wait_for(event)[0]
     assert "timed out waiting for" in line["reply"]
@@ -144,6 +145,7 @@ def test_reads_nothing(world: World) -> None:
     """
     sink = world.sink("transfer=sip:60s@until:1s", receive_buffer_octets=4096, without=("CHUNKING",))
     gateway = world.gateway_to(sink, "[delivery]\ndata_block_s = 0.5\n")
+    sink.sink.faults.start()  # the second begins now
     gateway.send(LARGE)
     assert "timed out" in gateway.wait_for("deferred")[0]["reply"]
 
