@@ -46,7 +46,7 @@ def match_records(records, criteria):
     cdef criteria_t c
     memcpy(&c, wanted.view.buf, sizeof(criteria_t))
     cdef const record_t *r = <const record_t *>octets.view.buf
-    cdef Py_ssize_t i, count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t i, count = octets.count
     cdef bytes result = PyBytes_FromStringAndSize(NULL, count)
     cdef uint8_t *mask = <uint8_t *>PyBytes_AS_STRING(result)
     with nogil:
@@ -77,8 +77,8 @@ def mask_ranges(records, ranges, uint32_t first=0):
     cdef _Octets wanted = _Octets(ranges, sizeof(range_t))
     cdef const record_t *r = <const record_t *>octets.view.buf
     cdef const range_t *pairs = <const range_t *>wanted.view.buf
-    cdef Py_ssize_t i, at = 0, high, middle, count = octets.view.len // sizeof(record_t)
-    cdef Py_ssize_t range_count = wanted.view.len // sizeof(range_t)
+    cdef Py_ssize_t i, at = 0, high, middle, count = octets.count
+    cdef Py_ssize_t range_count = wanted.count
     cdef uint32_t number
     cdef bytes result = PyBytes_FromStringAndSize(NULL, count)
     cdef uint8_t *mask = <uint8_t *>PyBytes_AS_STRING(result)
@@ -170,7 +170,7 @@ def pick(records, bytes mask, int what, uint32_t first=0):
     """
     cdef _Octets octets = _Octets(records, sizeof(record_t))
     cdef const record_t *r = <const record_t *>octets.view.buf
-    cdef Py_ssize_t i, at = 0, count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t i, at = 0, count = octets.count
     if PyBytes_GET_SIZE(mask) != count:
         raise ValueError("the mask is not of these records")
     if not UID <= what <= DATE:

@@ -56,7 +56,7 @@ def resolve_set(pairs, uint32_t highest) -> bytes:
     """A sequence set as ranges: ascending, apart, none above highest."""
     cdef _Octets octets = _Octets(pairs, sizeof(range_t))
     cdef const range_t *source = <const range_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(range_t), i, kept = 0
+    cdef Py_ssize_t count = octets.count, i, kept = 0
     cdef bint ascending = True
     cdef range_t *out
     cdef uint32_t first, last, end
@@ -101,7 +101,7 @@ def set_maximum(pairs) -> int:
     cdef const uint32_t *numbers = <const uint32_t *>octets.view.buf
     cdef uint32_t largest = 0
     cdef Py_ssize_t i
-    for i in range(octets.view.len // <Py_ssize_t>sizeof(uint32_t)):
+    for i in range(octets.count):
         largest = max(largest, numbers[i])
     return largest
 
@@ -131,11 +131,19 @@ cdef inline unsigned char *put_range(unsigned char *out, uint32_t first, uint32_
     return out + 1
 
 
+cdef bytes freed(unsigned char *buffer, Py_ssize_t n):
+    # The octets; the buffer they were put together in is no more.
+    try:
+        return PyBytes_FromStringAndSize(<const char *>buffer, n)
+    finally:
+        free(buffer)
+
+
 def format_set(numbers) -> bytes:
     """Numbers (u32, in their order) as a sequence set: runs that ascend by one become ranges."""
     cdef _Octets octets = _Octets(numbers, sizeof(uint32_t))
     cdef const uint32_t *source = <const uint32_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // <Py_ssize_t>sizeof(uint32_t), i = 0, start
+    cdef Py_ssize_t count = octets.count, i = 0, start
     cdef unsigned char *buffer
     cdef unsigned char *out
     if count == 0:
@@ -149,17 +157,14 @@ def format_set(numbers) -> bytes:
         while i < count and source[i - 1] != <uint32_t>-1 and source[i] == source[i - 1] + 1:
             i += 1
         out = put_range(out, source[start], source[i - 1])
-    try:
-        return PyBytes_FromStringAndSize(<const char *>buffer, out - buffer - 1)
-    finally:
-        free(buffer)
+    return freed(buffer, out - buffer - 1)
 
 
 def format_ranges(ranges) -> bytes:
     """Ranges as a sequence set."""
     cdef _Octets octets = _Octets(ranges, sizeof(range_t))
     cdef const range_t *source = <const range_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // <Py_ssize_t>sizeof(range_t), i
+    cdef Py_ssize_t count = octets.count, i
     cdef unsigned char *buffer
     cdef unsigned char *out
     if count == 0:
@@ -169,17 +174,14 @@ def format_ranges(ranges) -> bytes:
         raise MemoryError
     for i in range(count):
         out = put_range(out, source[i].first, source[i].last)
-    try:
-        return PyBytes_FromStringAndSize(<const char *>buffer, out - buffer - 1)
-    finally:
-        free(buffer)
+    return freed(buffer, out - buffer - 1)
 
 
 def format_numbers(numbers) -> bytes:
     """Numbers (u32) with a space in front of each: " 2 5 7", as SEARCH and SORT answer."""
     cdef _Octets octets = _Octets(numbers, sizeof(uint32_t))
     cdef const uint32_t *source = <const uint32_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // <Py_ssize_t>sizeof(uint32_t), i
+    cdef Py_ssize_t count = octets.count, i
     cdef unsigned char *buffer
     cdef unsigned char *out
     if count == 0:
@@ -190,7 +192,4 @@ def format_numbers(numbers) -> bytes:
     for i in range(count):
         out[0] = c" "
         out = put_number(out + 1, source[i])
-    try:
-        return PyBytes_FromStringAndSize(<const char *>buffer, out - buffer)
-    finally:
-        free(buffer)
+    return freed(buffer, out - buffer)

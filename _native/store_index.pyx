@@ -47,8 +47,8 @@ def store_flags(
     cdef _Octets wanted = _Octets(ranges, sizeof(range_t))
     cdef const record_t *source = <const record_t *>octets.view.buf
     cdef const range_t *pairs = <const range_t *>wanted.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
-    cdef Py_ssize_t range_count = wanted.view.len // sizeof(range_t)
+    cdef Py_ssize_t count = octets.count
+    cdef Py_ssize_t range_count = wanted.count
     cdef Py_ssize_t i, at, changed = 0, failed = 0
     cdef uint64_t flags
     if count == 0:
@@ -91,8 +91,8 @@ def split_records(records, ranges, uint64_t must=0):
     cdef _Octets wanted = _Octets(ranges, sizeof(range_t))
     cdef const record_t *source = <const record_t *>octets.view.buf
     cdef const range_t *pairs = <const range_t *>wanted.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
-    cdef Py_ssize_t range_count = wanted.view.len // sizeof(range_t)
+    cdef Py_ssize_t count = octets.count
+    cdef Py_ssize_t range_count = wanted.count
     cdef Py_ssize_t i, at, kept = 0, removed = 0
     if count == 0:
         return b"", b""
@@ -120,7 +120,7 @@ def copy_records(records, uint32_t first_uid, uint64_t modseq, uint32_t save_dat
     """
     cdef _Octets octets = _Octets(records, sizeof(record_t))
     cdef const record_t *source = <const record_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t count = octets.count
     cdef Py_ssize_t i, bit, bits = 0
     cdef bytes result = PyBytes_FromStringAndSize(NULL, octets.view.len)
     cdef record_t *target = <record_t *>PyBytes_AS_STRING(result)
@@ -151,7 +151,7 @@ def or_flags(records):
     cdef const record_t *source = <const record_t *>octets.view.buf
     cdef Py_ssize_t i
     cdef uint64_t flags = 0
-    for i in range(octets.view.len // <Py_ssize_t>sizeof(record_t)):
+    for i in range(octets.count):
         flags |= source[i].flags
     return flags
 
@@ -160,7 +160,7 @@ def find_records(records, uint64_t must=0, uint64_t must_not=0, uint64_t modseq_
     """UIDs, as u32, of the records with all flags of must, none of must_not, and a modseq above that."""
     cdef _Octets octets = _Octets(records, sizeof(record_t))
     cdef const record_t *source = <const record_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t count = octets.count
     cdef Py_ssize_t i, found = 0
     cdef bytes result = PyBytes_FromStringAndSize(NULL, count * sizeof(uint32_t))
     cdef uint32_t *uids = <uint32_t *>PyBytes_AS_STRING(result)
@@ -179,7 +179,7 @@ def sum_records(records):
     """(records, without \\Seen, with \\Deleted, octets of their messages, highest modseq, first UID without \\Seen or 0)."""
     cdef _Octets octets = _Octets(records, sizeof(record_t))
     cdef const record_t *source = <const record_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t count = octets.count
     cdef Py_ssize_t i
     cdef uint64_t unseen = 0, deleted = 0, size = 0, modseq = 0
     cdef uint32_t first_unseen = 0
@@ -200,7 +200,7 @@ def records_ascend(records, uint32_t above=0):
     """True when the UIDs ascend strictly, all of them above that one."""
     cdef _Octets octets = _Octets(records, sizeof(record_t))
     cdef const record_t *source = <const record_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t count = octets.count
     cdef Py_ssize_t i
     for i in range(count):
         if source[i].uid <= above:
@@ -213,7 +213,7 @@ def record_column(records, str column):
     """One field of all records: b"".join of u32 (uid, size, save_date, sent_date) or 64-bit values (the others)."""
     cdef _Octets octets = _Octets(records, sizeof(record_t))
     cdef const record_t *source = <const record_t *>octets.view.buf
-    cdef Py_ssize_t count = octets.view.len // sizeof(record_t)
+    cdef Py_ssize_t count = octets.count
     cdef Py_ssize_t i, offset, width
     if column == "uid":
         offset, width = 0, 4

@@ -110,7 +110,7 @@ class Session:
         self._writable = True
         self._reason = "quit"
         self._tls_text = ""
-        self._until_read: asyncio.Future[None] | None = None  # write_out() waits for the client
+        self._until_read: asyncio.Event | None = None  # write_out() waits for the client
         self._started = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -213,8 +213,7 @@ class Session:
         if ready:
             self._connection.deadline = 0.0
             if self._until_read is not None:
-                if not self._until_read.done():
-                    self._until_read.set_result(None)
+                self._until_read.set()
                 self._until_read = None
             if not self._waiting:
                 self.pump()
@@ -327,8 +326,9 @@ class Session:
         """Send what was collected; goes on when the client has taken most of it.  For later() only."""
         self._write()
         if not self._writable and not self._connection.closed:
-            self._until_read = asyncio.get_running_loop().create_future()
-            await self._until_read
+            if self._until_read is None:
+                self._until_read = asyncio.Event()
+            await self._until_read.wait()
 
     def end(self, reason: str) -> None:
         """Say why, and close."""

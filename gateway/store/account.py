@@ -354,31 +354,13 @@ class AccountFile:
         remove: Sequence[str] = (),
         replace: Sequence[str] | None = None,
         unchanged_since: int = NEVER,
+        now: bool = False,
     ) -> Stored:
-        with self._database.write(sync=self._syncs_flags):
-            return self._messages.store(
-                mailbox,
-                ranges,
-                add=add,
-                remove=remove,
-                replace=replace,
-                unchanged_since=unchanged_since,
-            )
-
-    def store_now(
-        self,
-        mailbox: int,
-        ranges: bytes,
-        *,
-        add: Sequence[str] = (),
-        remove: Sequence[str] = (),
-        replace: Sequence[str] | None = None,
-        unchanged_since: int = NEVER,
-    ) -> Stored:
-        """The same without waiting, for a few messages; NotNow when that cannot be."""
-        if self._syncs_flags:
+        """now: without waiting, for a few messages; NotNow when that cannot be."""
+        if now and self._syncs_flags:
             raise NotNow
-        with self._database.write_now():
+        database = self._database
+        with database.write_now() if now else database.write(sync=self._syncs_flags):
             return self._messages.store(
                 mailbox,
                 ranges,

@@ -134,13 +134,14 @@ def _storing(
     unchanged_since: int,
     now: bool = False,
 ) -> Callable[[AccountFile], Stored]:
-    return lambda file: (file.store_now if now else file.store)(
+    return lambda file: file.store(
         mailbox,
         ranges,
         add=add,
         remove=remove,
         replace=replace,
         unchanged_since=unchanged_since,
+        now=now,
     )
 
 

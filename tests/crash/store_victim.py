@@ -138,7 +138,7 @@ class Victim:
         how = {"add": words} if value else {"remove": words}
         ranges = ranges_of([record.uid for record in some])
         try:
-            done = self.file.store_now(self.boxes[name], ranges, **how)
+            done = self.file.store(self.boxes[name], ranges, **how, now=True)
         except NotNow:
             done = self.file.store(self.boxes[name], ranges, **how)
         if done.modseq:

@@ -652,19 +652,19 @@ def test_flags_are_changed_without_waiting_where_nobody_has_to(tmp_path: Path) -
     inbox = file.mailbox("INBOX").id
     for _ in range(database.BUSY_COMMITS):
         file.add(inbox, [(b"Subject: x\r\n\r\nx\r\n", (), 1, "", 0)])
-    assert file.store_now(inbox, ranges_of([1]), add=["\\Seen"]).changed
+    assert file.store(inbox, ranges_of([1]), add=["\\Seen"], now=True).changed
     for _ in range(database.CHECKPOINT_COMMITS):
-        file.store_now(inbox, ranges_of([2]), add=["\\Seen"])
-        file.store_now(inbox, ranges_of([2]), remove=["\\Seen"])
+        file.store(inbox, ranges_of([2]), add=["\\Seen"], now=True)
+        file.store(inbox, ranges_of([2]), remove=["\\Seen"], now=True)
     file.sync()
     other = AccountFile(tmp_path / "a", StoreConfig())
     assert [record.flags for record in records_of(b"".join(other.snapshot(inbox).chunks))][:2] == [1, 0]
     with other.database.write(), pytest.raises(NotNow):
-        file.store_now(inbox, ranges_of([1]), remove=["\\Seen"])
-    assert file.store_now(inbox, ranges_of([1]), remove=["\\Seen"]).changed
+        file.store(inbox, ranges_of([1]), remove=["\\Seen"], now=True)
+    assert file.store(inbox, ranges_of([1]), remove=["\\Seen"], now=True).changed
     other.close()
     file.close()
     synced = AccountFile(tmp_path / "a", StoreConfig(flags_sync_s=0.0))
     with pytest.raises(NotNow):
-        synced.store_now(inbox, ranges_of([1]), add=["\\Seen"])
+        synced.store(inbox, ranges_of([1]), add=["\\Seen"], now=True)
     synced.close()

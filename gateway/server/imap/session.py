@@ -66,7 +66,6 @@ class ImapSession(Session):
     """Drives one ImapServerMachine over one Connection."""
 
     __slots__ = (
-        "_room",
         "account",
         "command",
         "enabled",
@@ -104,7 +103,6 @@ class ImapSession(Session):
         self.mechanisms: tuple[str, ...] = ()  # of SASL, that may be used now
         self.passwords = False  # LOGIN may be used now
         self.uploads: list[Upload] = []  # literals of the command that is being sent
-        self._room: asyncio.Event | None = None  # somebody waits for the client to read
 
     @property
     def service(self) -> ImapService:
@@ -156,11 +154,8 @@ class ImapSession(Session):
 
     async def drained(self) -> None:
         """After every 64 KiB of send(): goes on when the client has taken what there is too much of."""
-        if self.machine.queued_octets >= FLUSH_OCTETS:
-            self._write()
-        if not self._writable and not self._connection.closed:
-            self._room = asyncio.Event()
-            await self._room.wait()
+        if self.machine.queued_octets >= FLUSH_OCTETS or not self._writable:
+            await self.write_out()
 
     def break_off(self, error: Exception) -> None:
         """A response that was sent in part cannot be finished: only the end of the connection keeps us in step."""
@@ -361,10 +356,6 @@ class ImapSession(Session):
 
     def on_write_ready(self, ready: bool) -> None:
         super().on_write_ready(ready)
-        if ready and self._room is not None:
-            self._connection.deadline = 0.0
-            self._room.set()
-            self._room = None
         if ready and self.notify is not None:
             self.notify.deliver()
             self.mailbox_changed()
