@@ -5,26 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from imap.rig import PASSWORD, ImapClient
 from imap_clients import Mirror, Worker, look
 from imap_ledger import Ledger, Serial, content_of
+from killed_house import KilledHouse
 
-from gateway.accounts.build import hasher_of
-from gateway.accounts.database import Database
-from gateway.accounts.embedded import make_record
-from gateway.accounts.model import Account
-from gateway.config import load
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
 from gateway.store.names import account_directory
@@ -51,39 +42,9 @@ address = "127.0.0.1:{port}"
 """
 
 
-class House:
-    """A gateway that is started and killed."""
-
+class House(KilledHouse):
     def __init__(self, where: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        (where / "state").mkdir()
-        self.file = where / "gateway.toml"
-        self.file.write_text(CONFIG.format(state=where / "state", port=self.port))
-        self.config = load(str(self.file))
-        with contextlib.closing(Database(self.config.accounts_file)) as database:
-            for name in ACCOUNTS:
-                database.add(make_record(Account(name), PASSWORD, hasher_of(self.config.auth)))
-
-    def start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "-c", str(self.file)], start_new_session=True
-        )
-        end = time.monotonic() + 90
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return process
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end
-                time.sleep(0.05)
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        workers = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        psutil.wait_procs(workers, 60)  # one that waits for the disk still has its sockets
+        super().__init__(where, CONFIG, ACCOUNTS, PASSWORD)
 
     def check(self) -> None:
         """`gateway mailbox check` finds nothing, and leaves no file that belongs to no message."""

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
+from killed_house import KilledHouse
 
-from gateway.accounts.build import hasher_of
-from gateway.accounts.database import Database
-from gateway.accounts.embedded import make_record
-from gateway.accounts.model import Account
-from gateway.config import load
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
 from gateway.store.errors import NoSuchAccount
@@ -54,32 +46,9 @@ next_hop = ["store:"]
 """
 
 
-class House:
+class House(KilledHouse):
     def __init__(self, where: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        (where / "state").mkdir()
-        self.file = where / "gateway.toml"
-        self.file.write_text(CONFIG.format(state=where / "state", port=self.port))
-        self.config = load(str(self.file))
-        with contextlib.closing(Database(self.config.accounts_file)) as database:
-            for number in range(USERS):
-                account = Account(f"u{number}@example.test")
-                database.add(make_record(account, "a long pass word", hasher_of(self.config.auth)))
-
-    def start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "-c", str(self.file)], start_new_session=True
-        )
-        end = time.monotonic() + 90
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return process
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end
-                time.sleep(0.05)
+        super().__init__(where, CONFIG, [f"u{number}@example.test" for number in range(USERS)], "a long pass word")
 
     def stored(self) -> Counter[str]:
         """How often each message is in a mailbox, by its subject."""
@@ -137,10 +106,7 @@ def test_every_250_is_one_message(tmp_path: Path) -> None:
         while len(accepted) == begun and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(0.1 + chooser.random() * 0.5)
-        workers = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        psutil.wait_procs(workers, 60)  # one that waits for the disk still has its sockets
+        house.kill(process)
         for client in clients:
             client.join()
         assert len(accepted) > begun
