@@ -28,6 +28,7 @@ DATE = rb"([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})"
 TIME = rb'"([ 0-9][0-9])-([A-Za-z]{3})-([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) ([+-])([0-9]{2})([0-9]{2})"'
 SEQUENCE_SET = rb"(?:[1-9][0-9]*|\*)(?::(?:[1-9][0-9]*|\*))?"
 LITERAL_MAX = 2**63 - 1
+ITEMS_MAX, DEPTH_MAX = 10_000, 32
 
 
 def head_of(octets: bytes) -> tuple[bytes, bytes, int]:
@@ -49,6 +50,7 @@ class ModelCommand:
         self.tag, self.name, self.at = head_of(octets)
         self.octets, self.streams, self.utf8 = octets, streams, utf8
         self.at = min(self.at, len(octets))
+        self.items = self.depth = 0
 
     def _match(self, pattern: bytes, flags: int = 0) -> re.Match[bytes]:
         found = re.compile(pattern, flags | re.DOTALL).match(self.octets, self.at)
@@ -59,11 +61,17 @@ class ModelCommand:
 
     def space(self) -> None:
         self._match(b" ")
+        self.items += 1
+        if self.items > ITEMS_MAX:
+            raise ImapSyntaxError("too many items")
 
     def accept(self, token: bytes) -> bool:
         if self.octets[self.at : self.at + len(token)].lower() != token.lower():
             return False
         self.at += len(token)
+        self.depth += {b"(": 1, b")": -1}.get(token, 0)
+        if token == b"(" and self.depth > DEPTH_MAX:
+            raise ImapSyntaxError("too deep")
         return True
 
     def expect(self, token: bytes) -> None:
