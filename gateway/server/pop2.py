@@ -41,8 +41,7 @@ class Pop2Session(PopSession):
         _HANDLERS[kind](self, a, b)
 
     def _on_login(self, user: str, password: str) -> None:
-        check = self._service.authenticator.check_password
-        self.authenticate(lambda done: check(self._peer, user, password, done))
+        self.check_password(user, password)
 
     def refuse_login(self, refusal: Refusal) -> None:
         self.machine.refuse(refusal.text)

@@ -1,11 +1,11 @@
 # Types for the compiled form of pop3.py (setup.py, COMPILED); the Python source stays the only source.
 
+from gateway.server.login cimport LoginSession
 from gateway.server.maildrop cimport Maildrop
-from gateway.server.session cimport Session
 
 
-cdef class PopSession(Session):
-    cdef public object _lock, _login, _peer
+cdef class PopSession(LoginSession):
+    cdef public object _lock
     cdef public Maildrop _maildrop
     cdef public Py_ssize_t retrieved
 

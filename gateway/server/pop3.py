@@ -18,19 +18,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from gateway.accounts.authenticator import Authenticator, Login, Peer
 from gateway.accounts.model import Identity, Refusal
 from gateway.mail.surrogate import surrogate_header
 from gateway.mail.unique_id import UniqueIds
-from gateway.net.tls import certificate_names
 from gateway.protocol import pop3
+from gateway.server.login import LoginService, LoginSession
 from gateway.server.maildrop import Maildrop, first_lines
-from gateway.server.session import FLUSH_OCTETS, Service, Session, afterwards
+from gateway.server.session import FLUSH_OCTETS, afterwards
 from gateway.store.errors import StoreBusy, StoreError, TooSoon
 from gateway.store.large import LargeContent
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import Content
-from gateway.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +37,9 @@ AUTHORIZATION_IDLE_S = 600.0
 TRANSACTION_IDLE_S = 600.0
 
 
-class PopService(Service, kw_only=True):
+class PopService(LoginService, kw_only=True):
     """What POP3 and POP2 sessions share."""
 
-    authenticator: Authenticator
-    store: Store
     unique_ids: UniqueIds
     login_delay_s: float
     marks_seen: bool
@@ -54,65 +50,26 @@ class Pop3Service(PopService, kw_only=True):
 
     settings: pop3.Settings
     apop: bool
-    auth_mechanisms: Sequence[str]  # the listener's own list
 
 
-class PopSession(Session):
+class PopSession(LoginSession):
     """The maildrop's part of a session."""
 
-    __slots__ = ("_lock", "_login", "_maildrop", "_peer", "retrieved")
+    __slots__ = ("_lock", "_maildrop", "retrieved")
 
     _service: PopService
 
     def __init__(self, service: PopService, client: str = "", client_ip: str = "") -> None:
         super().__init__(service, client, client_ip)
-        self._peer: Peer = None  # type: ignore[assignment]  # set in on_connected()
-        self._login: Login | None = None
         self._lock: MaildropLock | None = None
         self._maildrop: Maildrop = None  # type: ignore[assignment]  # set by the login
         self.retrieved = 0
 
-    def know_peer(self, *, tls: bool) -> None:
-        """Who is asking, over what: again after a TLS handshake."""
-        connection = self._connection.tls
-        contexts = self._service.tls
-        self._peer = Peer(
-            session=self.session_id,
-            client=self.client,
-            client_ip=self.client_ip,
-            service=self._service.name,
-            tls=tls,
-            bindings=contexts.channel_bindings(connection) if connection and contexts else {},
-            certificate_names=certificate_names(connection) if connection else (),
-        )
-
     def idle_s(self) -> float:
         return TRANSACTION_IDLE_S if self.machine.authenticated else AUTHORIZATION_IDLE_S
 
-    def authenticate(self, start: Callable[[Callable[[Identity | Refusal], None]], Login]) -> None:
-        """Begin a login; _authenticated() ends it, now or later."""
-        self.wait()
-        ended = False
-
-        def done(outcome: Identity | Refusal) -> None:
-            nonlocal ended
-            ended = True
-            self._login = None
-            if self._connection.closed:
-                return
-            if isinstance(outcome, Refusal):
-                self.refuse_login(outcome)
-                self.resume()
-            else:
-                self.later(self._open_maildrop(outcome))
-
-        login = start(done)
-        if not ended:
-            self._login = login
-
-    def refuse_login(self, refusal: Refusal) -> None:
-        """Answer the login that waits."""
-        raise AssertionError("a protocol's business")
+    def logged_in(self, identity: Identity) -> None:
+        self.later(self._open_maildrop(identity))
 
     def refuse(self, error: StoreError) -> None:
         """Answer the event that waits."""
@@ -173,9 +130,7 @@ class PopSession(Session):
         self.machine.end_content()
 
     def closed(self) -> None:
-        if self._login is not None:
-            self._login.cancel()
-            self._login = None
+        self.cancel_login()
         if self._maildrop is not None and self._service.marks_seen:
             afterwards(self._mark_seen())
         if self._lock is not None:
@@ -210,8 +165,8 @@ class Pop3Session(PopSession):
         """What this client may log in with, now."""
         self.know_peer(tls=tls)
         authenticator, machine = self._service.authenticator, self.machine
-        machine.passwords = authenticator.allows(self._peer)
-        machine.mechanisms = authenticator.mechanisms(self._peer, self._service.auth_mechanisms)
+        machine.passwords = authenticator.allows(self.peer)
+        machine.mechanisms = authenticator.mechanisms(self.peer, self._service.auth_mechanisms)
 
     def tls_started(self) -> None:
         self.machine.tls_started()
@@ -229,40 +184,20 @@ class Pop3Session(PopSession):
     # -- AUTHORIZATION -----------------------------------------------------------------------------------------------
 
     def _on_login(self, user: str, password: str) -> None:
-        check = self._service.authenticator.check_password
-        self.authenticate(lambda done: check(self._peer, user, password, done))
+        self.check_password(user, password)
 
     def _on_apop(self, user: str, digest: str) -> None:
         check, timestamp = self._service.authenticator.check_apop, self.machine.timestamp
-        self.authenticate(lambda done: check(self._peer, user, timestamp, digest, done))
+        self.authenticate(lambda done: check(self.peer, user, timestamp, digest, done))
 
     def _on_auth(self, mechanism: str, initial: bytes | None) -> None:
-        service = self._service
-
-        def start(done: Callable[[Identity | Refusal], None]) -> Login:
-            login = service.authenticator.start(
-                mechanism, self._peer, self._challenge, done, service.auth_mechanisms
-            )
-            self._login = login
-            login.respond(initial)
-            return login
-
-        self.authenticate(start)
-
-    def _challenge(self, octets: bytes) -> None:
-        if not self._connection.closed:
-            self.machine.challenge(octets)
-            self.resume()
+        self.exchange(mechanism, initial)
 
     def _on_auth_response(self, response: bytes, _b: object) -> None:
-        assert self._login is not None
-        self.wait()
-        self._login.respond(response)
+        self.respond_to_challenge(response)
 
     def _on_auth_cancelled(self, _a: object, _b: object) -> None:
-        if self._login is not None:
-            self._login.cancel()
-            self._login = None
+        self.cancel_login()
 
     def refuse_login(self, refusal: Refusal) -> None:
         code = f"[{refusal.pop3}] " if refusal.pop3 else ""

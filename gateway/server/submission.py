@@ -26,7 +26,8 @@ from gateway.accounts.authenticator import Authenticator, Login, Peer
 from gateway.accounts.model import Deliveries, Identity, Refusal, Resolution, Unavailable
 from gateway.mail import replies
 from gateway.mail.reply import Reply
-from gateway.net.tls import TlsContexts, certificate_names
+from gateway.net.tls import TlsContexts
+from gateway.server.login import peer_of_session
 from gateway.server.service import Resolve
 
 if TYPE_CHECKING:
@@ -73,15 +74,14 @@ class Submission:
         """Mechanisms for the client as it is connected now; a login before that is forgotten."""
         self.cancel()
         self.identity = None
-        tls, contexts = connection.tls, self._rules.contexts
-        self._peer = Peer(
+        self._peer = peer_of_session(
+            connection,
+            self._rules.contexts,
             session=self._session,
             client=client,
             client_ip=client_ip,
             service="submission",
-            tls=tls is not None,
-            bindings=contexts.channel_bindings(tls) if tls and contexts else {},
-            certificate_names=certificate_names(tls) if tls else (),
+            tls=connection.tls is not None,
         )
         return self._rules.authenticator.mechanisms(self._peer, self._rules.mechanisms)
 

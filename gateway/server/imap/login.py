@@ -1,7 +1,7 @@
 """Who the client is, and what it wants of the connection: the commands that need no mailbox.
 
 Owns      CAPABILITY, NOOP, LOGOUT, ID, STARTTLS, AUTHENTICATE, LOGIN, UNAUTHENTICATE, ENABLE, COMPRESS
-Flow      AUTHENTICATE and LOGIN → accounts.authenticator → signed_in(); the tagged line comes with its answer
+Flow      AUTHENTICATE and LOGIN → server/login.py; the tagged line comes with its answer
 Security  names and passwords are not logged; nothing that was sent before TLS counts (RFC 9051 §11.1)
 Standards RFC 9051 §6.1, §6.2, §6.3.1; RFC 2971 (ID), RFC 4959 (SASL-IR), RFC 4978 (COMPRESS), RFC 5161 (ENABLE),
           RFC 8437 (UNAUTHENTICATE)
@@ -9,12 +9,9 @@ Standards RFC 9051 §6.1, §6.2, §6.3.1; RFC 2971 (ID), RFC 4959 (SASL-IR), RFC
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway._native import imap_nstring
-from gateway.accounts.authenticator import Login
-from gateway.accounts.model import Identity, Refusal
 from gateway.server.imap.state import (
     ANY,
     AUTHENTICATED,
@@ -121,62 +118,15 @@ def cmd_login(session: ImapSession, command: ImapCommand) -> Outcome:
     command.space()
     password = command.astring()
     command.end()
-    check, peer = session.service.authenticator.check_password, session.peer
-    name, secret = user.decode(errors="replace"), password.decode(errors="replace")
-    _begin(session, lambda done: check(peer, name, secret, done))
+    session.check_password(user.decode(errors="replace"), password.decode(errors="replace"))
     return PENDING
 
 
 def cmd_authenticate(session: ImapSession, command: ImapCommand) -> Outcome:
     command.space()
     mechanism = command.atom().decode("ascii", "replace")
-    initial = command.initial_response()
-    service = session.service
-
-    def start(done: Callable[[Identity | Refusal], None]) -> Login:
-        login = service.authenticator.start(
-            mechanism, session.peer, session.challenge, done, service.auth_mechanisms
-        )
-        session.login = login
-        login.respond(initial)
-        return login
-
-    _begin(session, start)
+    session.exchange(mechanism, command.initial_response())
     return PENDING
-
-
-def _begin(
-    session: ImapSession, start: Callable[[Callable[[Identity | Refusal], None]], Login]
-) -> None:
-    """Start a login whose end completes the command, now or later."""
-    session.wait()
-    ended = False
-
-    def done(outcome: Identity | Refusal) -> None:
-        nonlocal ended
-        ended = True
-        session.login = None
-        if session.is_closed:
-            return
-        if isinstance(outcome, Refusal):
-            _refuse(session, outcome)
-        else:
-            session.sign_in(outcome)
-            session.complete(
-                b"OK", Completed("Logged in", b"CAPABILITY " + session.capabilities())
-            )
-        session.resume()
-
-    login = start(done)
-    if not ended:
-        session.login = login
-
-
-def _refuse(session: ImapSession, refusal: Refusal) -> None:
-    if refusal.imap == "BAD":
-        session.complete(b"BAD", Completed(refusal.text))
-    else:
-        session.complete(b"NO", Completed(refusal.text, refusal.imap.encode()))
 
 
 def cmd_unauthenticate(session: ImapSession, command: ImapCommand) -> Outcome:

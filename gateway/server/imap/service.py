@@ -5,29 +5,22 @@ Owns      ImapService
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
-from gateway.accounts.authenticator import Authenticator
 from gateway.config_imap import ImapConfig
 from gateway.protocol.imap.machine import Settings
 from gateway.server.imap.notify_hub import Hubs
 from gateway.server.imap.watch import Watches
-from gateway.server.session import Service
-from gateway.store.store import Store
+from gateway.server.login import LoginService
 
 
-class ImapService(Service, kw_only=True):
+class ImapService(LoginService, kw_only=True):
     """Given to each session of the listener."""
 
-    authenticator: Authenticator
-    store: Store
     config: ImapConfig
     settings: Settings  # of the protocol's machine
     watches: Watches  # one for the worker
     hubs: Hubs  # the same
-    auth_mechanisms: Sequence[str]  # the listener's own list
     version: str  # ours: what ID tells
     append_octets: int  # largest message of APPEND
     starttls: bool = False  # the listener offers it

@@ -22,9 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gateway._native import ImapCommand, ImapSyntaxError, imap_string, record_column, sum_records
-from gateway.accounts.authenticator import Login, Peer
-from gateway.accounts.model import Identity, SourceError
-from gateway.net.tls import certificate_names
+from gateway.accounts.model import Identity, Refusal, SourceError
 from gateway.protocol.imap import machine
 from gateway.server.first_read import tell_first_read
 from gateway.server.imap import updates
@@ -47,7 +45,8 @@ from gateway.server.imap.state import (
     no_of,
 )
 from gateway.server.imap.watch import Watch
-from gateway.server.session import FLUSH_OCTETS, Session, afterwards
+from gateway.server.login import LoginSession
+from gateway.server.session import FLUSH_OCTETS, afterwards
 from gateway.store.errors import StoreError
 from gateway.store.model import Quota
 from gateway.store.store import Account
@@ -62,7 +61,7 @@ logger = logging.getLogger(__name__)
 PROGRESS_S = 10.0  # RFC 9585 §4: no more often than every 10 seconds
 
 
-class ImapSession(Session):
+class ImapSession(LoginSession):
     """Drives one ImapServerMachine over one Connection."""
 
     __slots__ = (
@@ -72,12 +71,10 @@ class ImapSession(Session):
         "identity",
         "idle_since",
         "idling",
-        "login",
         "mechanisms",
         "mid_response",
         "notify",
         "passwords",
-        "peer",
         "progress",
         "selected",
         "uploads",
@@ -98,8 +95,6 @@ class ImapSession(Session):
         self.mid_response = False  # a response was sent in part: nothing may come between
         self.notify: Notify | None = None  # what it wants to hear of unasked (RFC 5465)
         self.enabled: set[bytes] = set()  # what the client may be sent beyond RFC 3501 (RFC 5161)
-        self.peer: Peer = None  # type: ignore[assignment]  # set in on_connected()
-        self.login: Login | None = None  # an exchange that is going on
         self.mechanisms: tuple[str, ...] = ()  # of SASL, that may be used now
         self.passwords = False  # LOGIN may be used now
         self.uploads: list[Upload] = []  # literals of the command that is being sent
@@ -206,6 +201,18 @@ class ImapSession(Session):
         self.account = self._service.store.account(self.account_name)
         self.machine.authenticated = True
 
+    def logged_in(self, identity: Identity) -> None:
+        self.sign_in(identity)
+        self.complete(b"OK", Completed("Logged in", b"CAPABILITY " + capabilities(self)))
+        self.resume()
+
+    def refuse_login(self, refusal: Refusal) -> None:
+        code = refusal.imap
+        if code == "BAD":
+            self.complete(b"BAD", Completed(refusal.text))
+        else:
+            self.complete(b"NO", Completed(refusal.text, code.encode()))
+
     def sign_out(self) -> None:
         """The client is nobody again (RFC 8437 §2); TLS and compression stay."""
         self.leave_mailbox()
@@ -215,12 +222,6 @@ class ImapSession(Session):
         self.enabled.clear()
         self.machine.authenticated = self.machine.utf8 = False
         self.know_peer(tls=self.peer.tls)
-
-    def challenge(self, octets: bytes) -> None:
-        """The login asks the client something."""
-        if not self._connection.closed:
-            self.machine.challenge(octets)
-            self.resume()
 
     def enable(self, word: bytes) -> None:
         """The client understands this from now on (RFC 5161)."""
@@ -288,16 +289,8 @@ class ImapSession(Session):
 
     def know_peer(self, *, tls: bool) -> None:
         """Who is asking, over what, and how it may log in: again after a TLS handshake."""
-        service, connection = self._service, self._connection.tls
-        self.peer = Peer(
-            session=self.session_id,
-            client=self.client,
-            client_ip=self.client_ip,
-            service=service.name,
-            tls=tls,
-            bindings=service.tls.channel_bindings(connection) if connection and service.tls else {},
-            certificate_names=certificate_names(connection) if connection else (),
-        )
+        super().know_peer(tls=tls)
+        service = self._service
         self.passwords = service.authenticator.allows(self.peer)
         self.mechanisms = service.authenticator.mechanisms(self.peer, service.auth_mechanisms)
 
@@ -361,9 +354,7 @@ class ImapSession(Session):
             self.mailbox_changed()
 
     def closed(self) -> None:
-        if self.login is not None:
-            self.login.cancel()
-            self.login = None
+        self.cancel_login()
         self.leave_mailbox()
         self.leave_notify()
         self.discard_uploads()
@@ -515,14 +506,10 @@ class ImapSession(Session):
             self.flush()
 
     def _on_auth_response(self, response: bytes, _: object) -> None:
-        assert self.login is not None
-        self.wait()
-        self.login.respond(response)
+        self.respond_to_challenge(response)
 
     def _on_auth_cancelled(self, _a: object, _b: object) -> None:
-        if self.login is not None:
-            self.login.cancel()
-            self.login = None
+        self.cancel_login()
 
     def _on_idle_done(self, _a: object, _b: object) -> None:
         self.idling = False
