@@ -143,6 +143,8 @@ class _Converter:
             ):
                 self.possible = False
                 return
+            if at == part.header_end:  # the empty line was missing: readable might pass for a field
+                readable = self.newline + readable
             self.edits.append((at, end, readable))
 
     def relabel(self, part: Part) -> None:

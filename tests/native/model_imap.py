@@ -29,6 +29,7 @@ TIME = rb'"([ 0-9][0-9])-([A-Za-z]{3})-([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2
 SEQUENCE_SET = rb"(?:[1-9][0-9]*|\*)(?::(?:[1-9][0-9]*|\*))?"
 LITERAL_MAX = 2**63 - 1
 ITEMS_MAX, DEPTH_MAX = 10_000, 32
+TAIL_OCTETS = 32  # of a line that is skipped: an announcement of more digits than a number64 has is none
 
 
 def head_of(octets: bytes) -> tuple[bytes, bytes, int]:
@@ -301,7 +302,7 @@ def skip(octets: bytes, at: int) -> int:
         if not end:
             return -1
         announced = ANNOUNCEMENT.search(octets[at:end])
-        if announced is None or not announced[3]:
+        if announced is None or not announced[3] or end - at - announced.end(1) > TAIL_OCTETS:
             return end
         at = end + min(int(announced[2]), LITERAL_MAX)
     return -1

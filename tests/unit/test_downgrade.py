@@ -147,6 +147,12 @@ def test_content_without_header() -> None:
     assert message.get_payload(decode=True) == "grün\r\n".encode()
 
 
+def test_a_preamble_without_an_empty_line_above_stays_one() -> None:
+    header = b"Content-Type: multipart/mixed; boundary=x\r\n"
+    rest = b"--x\r\n\r\na\r\n--x--\r\n"
+    assert to_7bit(header + b"\xe4Subject: no field\r\n" + rest) == header + b"\r\n?Subject: no field\r\n" + rest
+
+
 def test_no_line_of_the_encoding_is_taken_for_a_delimiter() -> None:
     body = b"x" * 75 + b"--b\r\n\xff"
     content = (

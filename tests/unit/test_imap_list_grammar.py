@@ -192,6 +192,12 @@ def test_getmetadata(text: bytes, wanted: GetMetadata) -> None:
     assert parse_getmetadata(command(text)) == wanted
 
 
+@pytest.mark.parametrize("text", [b"", b"INBOX", b"INBOX (", b"INBOX (DEPTH", b"(MAXSIZE 7", b"INBOX (DEPTH 1) ("])
+def test_getmetadata_that_ends_too_early(text: bytes) -> None:
+    with pytest.raises(ImapSyntaxError):
+        parse_getmetadata(command(text))
+
+
 def test_setmetadata() -> None:
     assert parse_setmetadata(command(b'INBOX (/private/X "a" /shared/y NIL)')) == (
         "INBOX",

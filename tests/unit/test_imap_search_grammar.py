@@ -193,6 +193,12 @@ def test_charsets() -> None:
     assert caught.value.saves
 
 
+@pytest.mark.parametrize("octets", [b"", b"(", b"NOT ", b"OR SEEN ", b"(SEEN", b"UID", b"MODSEQ "])
+def test_a_search_that_ends_too_early(octets: bytes) -> None:
+    with pytest.raises(ImapSyntaxError):
+        search_request(command(b"SEARCH " + octets))
+
+
 def test_bounds() -> None:
     for octets in (b"NOT " * 252 + b"SEEN", b"OR SEEN " * 252 + b"SEEN", b"SEEN " * 1000 + b"SEEN"):
         with pytest.raises(ImapSyntaxError, match="too many keys"):

@@ -40,9 +40,8 @@ def parse_getmetadata(command: ImapCommand) -> GetMetadata:
     command.space()
     entries: tuple[str, ...]
     if command.accept(b"("):
-        if (
-            options is None and chr(command.peek()).isalpha()
-        ):  # an entry begins with "/", or as a string
+        # An entry begins with "/", or as a string; at the end of the command peek() is -1.
+        if options is None and chr(max(0, command.peek())).isalpha():
             options = _options(command)
             command.space()
             entries = parse_entries(command)

@@ -123,6 +123,7 @@ for _name in ("Answered", "Deleted", "Draft", "Flagged", "Seen"):
     _SIMPLE[_name.upper().encode()] = Flag("\\" + _name)
     _SIMPLE[b"UN" + _name.upper().encode()] = Not(Flag("\\" + _name))
 
+_NUMBERS = frozenset(b"0123456789*$")  # what a sequence set begins with; peek() at the end of a command is -1
 _TEXTS = {word.upper().encode(): word for word in ("bcc", "body", "cc", "from", "subject", "text", "to")}
 _DATES = {b"SENT": "", b"SAVED": "save_date", b"": "internal_date"}
 _WITH_ARGUMENT = frozenset(
@@ -201,7 +202,7 @@ class _Keys:
             key = self._several(depth + 1, ord(")"))
             command.expect(b")")
             return key
-        if following in b"0123456789*$":
+        if following in _NUMBERS:
             return Numbers(command.sequence_set(), uid=False)
         word = command.word()
         simple = _SIMPLE.get(word)

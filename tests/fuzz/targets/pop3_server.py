@@ -151,6 +151,8 @@ def in_step(sent: bytes, answers: bytes, server: Server) -> None:
         assert first.startswith((b"+OK", b"-ERR ", b"+ ")), first
         keyword, _, argument = line.partition(" ")
         keyword = keyword.upper()
+        if keyword in ("LIST", "UIDL"):
+            argument = argument.strip()  # blanks alone are no message number
         multi = keyword in MULTI_LINE and not (argument and keyword in ONE_LINE_WITH_ARGUMENT)
         if first.startswith(b"+OK") and multi and not sasl:
             assert logged_in or keyword not in ("LIST", "UIDL", "RETR", "TOP")

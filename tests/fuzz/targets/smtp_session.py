@@ -18,6 +18,7 @@ from gateway.log import Log
 from gateway.log_sink import Sink
 from gateway.metrics import Metrics
 from gateway.net.connection import Connection, DeadlineSweep
+from gateway.policy.overload import Overload
 from gateway.protocol.smtp_server import Settings
 from gateway.server.service import Memory, SmtpService
 from gateway.server.smtp import SmtpSession
@@ -68,8 +69,9 @@ def service(lmtp: bool) -> SmtpService:
     """As a listener's doors make it: a session gets its own spool and counters in it."""
     made = worker()
     found = made.doors._service(made.config.listen[lmtp])
-    found.gate._overloaded = lambda *_: None  # this machine may well be
-    return found
+    # This machine may well have too much to do: no refusals, and none that have to wait for their turn.
+    found.gate._overloaded = lambda *_: None
+    return msgspec.structs.replace(found, overload=Overload(found.overload.targets))
 
 
 class Transport:
