@@ -21,6 +21,7 @@ from gateway._native.imap import (
     decode_utf7,
     encode_utf7,
 )
+from gateway._native.imap_facts import FactsPacker
 from gateway._native.imap_fetch import (
     FETCH_BINARY,
     FETCH_BODY,
@@ -44,12 +45,7 @@ from gateway._native.imap_fetch import (
     newer_records,
     thread_id,
 )
-from gateway._native.imap_format import (
-    format_mailboxes,
-    imap_nstring,
-    imap_string,
-    parse_date,
-)
+from gateway._native.imap_format import imap_nstring, imap_string
 from gateway._native.imap_search import (
     PICK_ARRIVAL,
     PICK_DATE,
@@ -254,6 +250,7 @@ __all__ = [
     "Chunk",
     "DataDecoder",
     "DataEncoder",
+    "FactsPacker",
     "FetchFormat",
     "HeaderFields",
     "ImapCommand",
@@ -283,7 +280,6 @@ __all__ = [
     "find_texts",
     "first_fields",
     "format_date",
-    "format_mailboxes",
     "format_numbers",
     "format_ranges",
     "format_set",
@@ -305,7 +301,6 @@ __all__ = [
     "or_flags",
     "pack_texts",
     "parse_command",
-    "parse_date",
     "parse_mailbox",
     "patch_records",
     "pick",

@@ -21,6 +21,7 @@ from gateway._native.imap import (
     decode_utf7,
     encode_utf7,
 )
+from gateway._native.imap_facts import FactsPacker as FactsPacker
 from gateway._native.imap_fetch import (
     FETCH_BINARY,
     FETCH_BODY,
@@ -170,6 +171,7 @@ __all__ = [
     "Chunk",
     "DataDecoder",
     "DataEncoder",
+    "FactsPacker",
     "FetchFormat",
     "HeaderFields",
     "ImapCommand",
@@ -199,7 +201,6 @@ __all__ = [
     "find_texts",
     "first_fields",
     "format_date",
-    "format_mailboxes",
     "format_numbers",
     "format_ranges",
     "format_set",
@@ -221,7 +222,6 @@ __all__ = [
     "or_flags",
     "pack_texts",
     "parse_command",
-    "parse_date",
     "parse_mailbox",
     "patch_records",
     "pick",
@@ -667,18 +667,10 @@ def records_ascend(records: Buffer, above: int = 0) -> bool:
 def record_column(records: Buffer, column: str) -> bytes:
     """One field of all records: u32 (uid, size, save_date, sent_date) or 64-bit values (the others), joined."""
 
-# -- imap_format: strings, addresses, dates -------------------------------------------------------
+# -- imap_format: strings ---------------------------------------------------------------------------
 
 def imap_string(value: bytes) -> bytes:
     """A quoted string, or a literal where that cannot be (8-bit octets, CR, LF; a NUL is left out)."""
 
 def imap_nstring(value: bytes | None) -> bytes:
     """The same; NIL for None."""
-
-def format_mailboxes(value: bytes) -> tuple[bytes, tuple[bytes | None, bytes, bytes]] | None:
-    """(the addresses of a field as ENVELOPE has them, without the outer parentheses; name or None, local part and
-    domain of the first), or None: the value has something but plain mailboxes.
-    """
-
-def parse_date(value: bytes) -> int:
-    """Seconds since 1970 of an RFC 5322 date-time with a numeric zone or GMT; -1 for everything else."""
