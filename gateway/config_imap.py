@@ -2,7 +2,7 @@
 
 Owns      ImapConfig
 Standards RFC 9051 §4.3 (literals), §5.4 (autologout), RFC 7162 §4 (line length), RFC 7889 (APPENDLIMIT), RFC 2342,
-          RFC 4314, RFC 5464, RFC 5465
+          RFC 4314, RFC 5464, RFC 5465, RFC 9738 (MESSAGELIMIT)
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ class ImapConfig(_Section, frozen=True, kw_only=True):
     ] = MIB
     append_octets: Annotated[
         int, _count(0, 2**32 - 1, "largest message of APPEND, APPENDLIMIT of RFC 7889; 0: limits.message_octets")
+    ] = 0
+    messages_per_command: Annotated[
+        int,
+        _count(
+            0,
+            2**32 - 1,
+            "messages that one SEARCH, FETCH, STORE, COPY, MOVE, APPEND or UID EXPUNGE may be about, "
+            "MESSAGELIMIT of RFC 9738 (§3: not below 1000); 0: any number",
+        ),
     ] = 0
     other_users: Annotated[
         str,

@@ -7,12 +7,13 @@
     Errors    ImapSyntaxError; BadCharset for a charset that is not known, or text that is not of it
     Standards RFC 9051 §6.4.4, §9; RFC 3501 §6.4.4; RFC 4731, RFC 5267, RFC 9394 (RETURN); RFC 5182 ("$", SAVE);
               RFC 5032 (OLDER, YOUNGER); RFC 7162 §3.1.5 (MODSEQ); RFC 8474 (EMAILID, THREADID); RFC 8514 (SAVED…);
-              RFC 6203 (FUZZY, RELEVANCY); RFC 5256, RFC 5957 (SORT, THREAD); RFC 7377 (ESEARCH)
+              RFC 6203 (FUZZY, RELEVANCY); RFC 5256, RFC 5957 (SORT, THREAD); RFC 7377 (ESEARCH); RFC 9738 §3.2
 """
 
 from __future__ import annotations
 
 import codecs
+from array import array
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ DEPTH_MAX = 250  # OR of OR of OR: how clients ask for one of many
 KEYS_MAX = 1000
 DAY_S = 86_400
 FOREVER = 2**63 - 1
+UID_MAX = 2**32 - 1
 
 CHARSETS = b"US-ASCII UTF-8"  # the ones BADCHARSET recommends; all of Python's are understood
 
@@ -129,7 +131,7 @@ _DATES = {b"SENT": "", b"SAVED": "save_date", b"": "internal_date"}
 _WITH_ARGUMENT = frozenset(
     (*_TEXTS, *(prefix + relation for prefix in _DATES for relation in (b"BEFORE", b"ON", b"SINCE")),
      b"EMAILID", b"FUZZY", b"HEADER", b"KEYWORD", b"LARGER", b"MODSEQ", b"NOT", b"OLDER", b"OR", b"SMALLER",
-     b"THREADID", b"UID", b"UNKEYWORD", b"YOUNGER")
+     b"THREADID", b"UID", b"UIDAFTER", b"UIDBEFORE", b"UNKEYWORD", b"YOUNGER")
 )  # fmt: skip
 
 
@@ -239,6 +241,10 @@ class _Keys:
             return Between("size", 0, command.number64() - 1)
         if word == b"UID":
             return Numbers(command.sequence_set(), uid=True)
+        if word in (b"UIDAFTER", b"UIDBEFORE"):  # RFC 9738 §3.2
+            uid = command.nz_number()
+            low, high = (uid + 1, UID_MAX) if word == b"UIDAFTER" else (1, uid - 1)
+            return Numbers(array("I", (low, high)).tobytes(), uid=True) if low <= high else Not(ALL)
         if word in (b"OLDER", b"YOUNGER"):
             return Age(command.nz_number(), word == b"OLDER")
         if word == b"MODSEQ":

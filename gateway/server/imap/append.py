@@ -7,7 +7,7 @@ Limits    service.append_octets a message; what a session holds counts among the
 Errors    NO [TRYCREATE], [TOOBIG], [OVERQUOTA], [BADURL]; nothing is added then, of none of the messages
 Security  a literal is refused before the client sends it, where it waits for that
 Standards RFC 9051 §6.3.12; RFC 3502 (MULTIAPPEND); RFC 4315 (APPENDUID); RFC 4469 (CATENATE); RFC 7889 (APPENDLIMIT);
-          RFC 6855 §4 (UTF8); RFC 3516 §4.4; RFC 4314 §4 (rights)
+          RFC 6855 §4 (UTF8); RFC 3516 §4.4; RFC 4314 §4 (rights); RFC 9738 §3.1
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gateway.protocol.imap.append import AppendMessage, append_messages, append_
 from gateway.server.imap.catenate import read_url
 from gateway.server.imap.copy import target
 from gateway.server.imap.flags import SYSTEM
+from gateway.server.imap.message_limit import refuse_more
 from gateway.server.imap.state import (
     AUTHENTICATED,
     Bad,
@@ -47,6 +48,7 @@ async def cmd_append(session: ImapSession, command: ImapCommand) -> Outcome:
         command.space()
         name = command.mailbox()
         messages = append_messages(command)
+        refuse_more(session, len(messages))
         place = await target(session, name)
         assert place.mailbox is not None
         new = [await new_message(session, place, message) for message in messages]

@@ -31,6 +31,7 @@ from gateway.server.imap import (
     status,
     store,
     thread,
+    uidbatches,
     urlauth,
 )
 from gateway.server.imap.state import Handler
@@ -58,6 +59,7 @@ MODULES: tuple[ModuleType, ...] = (
     status,
     store,
     thread,
+    uidbatches,
     urlauth,
 )
 

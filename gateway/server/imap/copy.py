@@ -2,7 +2,8 @@
 
 Owns      COPY, UID COPY, MOVE, UID MOVE
 Errors    NO [TRYCREATE] when there is no such mailbox
-Standards RFC 9051 §6.4.7, §6.4.8; RFC 4315 §3 (COPYUID), RFC 6851 (MOVE), RFC 7162 §3.2.7, RFC 4314 §4
+Standards RFC 9051 §6.4.7, §6.4.8; RFC 4315 §3 (COPYUID), RFC 6851 (MOVE), RFC 7162 §3.2.7, RFC 4314 §4,
+          RFC 9738
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway._native import format_set, ranges_of_uids
 from gateway.server.imap.copy_across import copy_across
+from gateway.server.imap.message_limit import bounded_ranges, refuse_more
 from gateway.server.imap.state import SELECTED, Capability, Completed, Handler, No, Outcome
 
 if TYPE_CHECKING:
@@ -53,6 +55,12 @@ async def _copy(session: ImapSession, command: ImapCommand, *, uid: bool, move: 
     assert place.mailbox is not None
     if not ranges:
         return None
+    if move:
+        ranges = bounded_ranges(session, ranges)
+    elif limit := session.service.config.messages_per_command:
+        uids = selected.view.uids_of(ranges)
+        lowest = int.from_bytes(uids[-4 * limit :][:4], "little")
+        refuse_more(session, len(uids) // 4, lowest)  # RFC 9738 §3.1: all of them or none
     source, account = selected.place, place.account
     across = account.name != source.account.name
     if across:

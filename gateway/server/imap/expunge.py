@@ -1,7 +1,7 @@
 """EXPUNGE and UID EXPUNGE.
 
 Owns      EXPUNGE, UID EXPUNGE
-Standards RFC 9051 §6.4.3, §6.4.9; RFC 4315 §2.1; RFC 7162 §3.2.7 (HIGHESTMODSEQ)
+Standards RFC 9051 §6.4.3, §6.4.9; RFC 4315 §2.1; RFC 7162 §3.2.7 (HIGHESTMODSEQ); RFC 9738
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from gateway._native import ranges_of_uids
+from gateway.server.imap.message_limit import bounded_deleted
 from gateway.server.imap.state import SELECTED, Capability, Completed, Handler, No, Outcome
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ async def cmd_uid_expunge(session: ImapSession, command: ImapCommand) -> Outcome
     pairs = command.sequence_set()
     command.end()
     assert session.selected is not None
-    return await _expunge(session, session.selected.view.ranges(pairs, uid=True))
+    return await _expunge(session, session.selected.view.ranges(pairs, uid=True), bounded=True)
 
 
-async def _expunge(session: ImapSession, ranges: bytes) -> Outcome:
+async def _expunge(session: ImapSession, ranges: bytes, *, bounded: bool = False) -> Outcome:
     selected = session.selected
     assert selected is not None
     if selected.read_only:
@@ -41,6 +42,8 @@ async def _expunge(session: ImapSession, ranges: bytes) -> Outcome:
         raise No("You may not expunge here", b"NOPERM")
     if not ranges:
         return None
+    if bounded:
+        ranges = bounded_deleted(session, ranges)
     expunged = await selected.place.account.expunge(selected.mailbox.id, ranges)
     if not expunged.modseq:
         return None

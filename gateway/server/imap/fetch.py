@@ -5,7 +5,8 @@ Flow      set → view.numbered() → windows → (read ahead in the store's thr
 Limits    WINDOW_OCTETS read and as many being sent; a message above LARGE_OCTETS goes out in slices (large.py)
 Errors    RFC 2180 §4.1.2: what is there is told, then NO [EXPUNGEISSUED]
 Blocking  never: the loop waits for the client after each window
-Standards RFC 9051 §6.4.5, RFC 7162 §3.1.4 (CHANGEDSINCE), §3.2.6 (VANISHED), RFC 9394 §3.3 (PARTIAL), RFC 9586
+Standards RFC 9051 §6.4.5, RFC 7162 §3.1.4 (CHANGEDSINCE), §3.2.6 (VANISHED), RFC 9394 §3.3 (PARTIAL), RFC 9586,
+          RFC 9738
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gateway._native import (
 from gateway.protocol.imap.fetch import FetchRequest, Item, fetch_request
 from gateway.server.imap.body import Answer, Context, Plan
 from gateway.server.imap.large import send_large
+from gateway.server.imap.message_limit import bounded_windows, refuse_more
 from gateway.server.imap.state import PENDING, SELECTED, Bad, Capability, Handler, No, Outcome
 from gateway.server.imap.vanished import vanished_since
 from gateway.store.errors import StoreError
@@ -72,7 +74,12 @@ def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine
     if request.changed_since is not None or request.has(b"MODSEQ"):
         session.enable_condstore()
     ranges = selected.view.ranges(pairs, uid)
+    if request.partial is not None:
+        first, last = request.partial
+        refuse_more(session, abs(last - first) + 1)  # RFC 9738 §3.1
     windows = _asked_for(selected, ranges, request)
+    if passed_over := bounded_windows(session, windows):
+        windows = list(_part(windows, passed_over + 1, UID_MAX))
     if "content" in plan.names:
         for _, records in windows:
             session.count_retrieved(records)

@@ -38,6 +38,7 @@ from gateway.protocol.imap.search import (
     search_request,
 )
 from gateway.server.imap.context import register
+from gateway.server.imap.message_limit import bounded_search, capability, refuse_more_to_sort
 from gateway.server.imap.order import elsewhere
 from gateway.server.imap.search_plan import (
     Found,
@@ -111,14 +112,20 @@ def program(session: ImapSession, read: Callable[[ImapCommand], T], command: Ima
         raise No(str(error), b"BADCHARSET (" + CHARSETS + b")") from None
 
 
-def planned(session: ImapSession, request: SearchRequest) -> tuple[Plan, Scope]:
-    """The plan of a search in the selected mailbox."""
+def planned(
+    session: ImapSession, request: SearchRequest, *, whole: bool = False
+) -> tuple[Plan, Scope]:
+    """The plan of a search in the selected mailbox.  whole: a part of its result would be worth nothing."""
     assert session.selected is not None
     if request.charset and b"UTF8=ACCEPT" in session.enabled:
         raise Bad("There is no CHARSET with UTF8=ACCEPT")  # RFC 6855 §3
     if b"UIDONLY" in session.enabled and has_sequence_numbers(request.key):  # RFC 9586 §3
         raise Bad("Use UIDs", b"UIDREQUIRED")
     scope = scope_of(session.selected)
+    if whole:
+        refuse_more_to_sort(session, request, scope)
+    else:
+        request = bounded_search(session, request, scope)
     plan = plan_search(request.key, scope, int(time.time()))
     if plan.modseq:
         session.enable_condstore()
@@ -263,5 +270,5 @@ COMMANDS = {
 }
 CAPABILITIES = [
     Capability(name)
-    for name in (b"ESEARCH", b"SEARCHRES", b"SEARCH=FUZZY", b"WITHIN", b"I18NLEVEL=1")
+    for name in (b"ESEARCH", b"SEARCHRES", b"SEARCH=FUZZY", b"WITHIN", b"I18NLEVEL=1", capability)
 ]

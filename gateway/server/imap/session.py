@@ -71,6 +71,7 @@ class ImapSession(LoginSession):
         "identity",
         "idle_since",
         "idling",
+        "limited",
         "mechanisms",
         "mid_response",
         "notify",
@@ -92,6 +93,7 @@ class ImapSession(LoginSession):
         self.idle_since = 0.0  # time.monotonic()
         self.command: ImapCommand | None = None  # that is being answered
         self.progress = (0, 0)  # (done, all there is to do) of it, where it can be told
+        self.limited = b""  # the code that tells how far the command came that is about too many messages
         self.mid_response = False  # a response was sent in part: nothing may come between
         self.notify: Notify | None = None  # what it wants to hear of unasked (RFC 5465)
         self.enabled: set[bytes] = set()  # what the client may be sent beyond RFC 3501 (RFC 5161)
@@ -479,6 +481,12 @@ class ImapSession(LoginSession):
         if self.machine.closing:
             return
         text, code = outcome or _DONE
+        if self.limited:
+            limited, self.limited = self.limited, b""
+            if status == b"OK" and not code:
+                code = limited
+            elif status == b"OK" or code == b"EXPUNGEISSUED":  # RFC 9738 §3.1: there is one code in a line
+                self.untagged(b"NO [" + limited + b"] Only the newest of the messages")
         self.command = None
         self.progress = (0, 0)
         self.machine.complete(status, text or "Completed", code)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 async def cmd_sort(session: ImapSession, command: ImapCommand) -> Outcome:
     request = program(session, sort_request, command)
-    plan, scope = planned(session, request)
+    plan, scope = planned(session, request, whole=True)
     found = await found_by(session, plan, scope)
     results = results_of(found, plan, request.returns)
     if found.count:

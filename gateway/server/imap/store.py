@@ -3,7 +3,7 @@
 Owns      STORE, UID STORE
 Flow      arguments → one transaction of the store → the worker's index takes it over → FETCH responses
 Errors    flags without the right to them are passed over; NO when none is left (RFC 4314 §4)
-Standards RFC 9051 §6.4.6, RFC 7162 §3.1.3 (UNCHANGEDSINCE, MODIFIED), RFC 4314 §4
+Standards RFC 9051 §6.4.6, RFC 7162 §3.1.3 (UNCHANGEDSINCE, MODIFIED), RFC 4314 §4; RFC 9738
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gateway._native import format_set, ranges_of_uids
 from gateway.server.imap import updates
 from gateway.server.imap.flags import SYSTEM
+from gateway.server.imap.message_limit import bounded_ranges
 from gateway.server.imap.state import PENDING, SELECTED, Bad, Completed, Handler, No, Outcome
 from gateway.server.imap.vanished import without
 from gateway.store.errors import StoreError
@@ -61,6 +62,7 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
         session.enable_condstore()
     if not ranges:
         return None
+    ranges = bounded_ranges(session, ranges)
     answer = session.answer_later()
 
     def done(stored: Stored | StoreError) -> None:

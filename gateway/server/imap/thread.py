@@ -66,7 +66,7 @@ async def threads_of(account: Account, found: Found, algorithm: bytes, uid: bool
 
 async def cmd_thread(session: ImapSession, command: ImapCommand) -> Outcome:
     request = program(session, thread_request, command)
-    plan, scope = planned(session, request)
+    plan, scope = planned(session, request, whole=True)
     found = await found_by(session, plan, scope)
     uid = command.name == b"UID THREAD"
     try:

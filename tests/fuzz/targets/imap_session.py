@@ -57,6 +57,8 @@ WORDS = (
     b"IDLE\r\nDONE\r\n",
     b"Other Users/bob@d/INBOX",
     b'GENURLAUTH "imap://a@d/INBOX/;uid=1;urlauth=anonymous" INTERNAL\r\n',
+    b"UIDBATCHES 500 1:2\r\n",
+    b"UID SEARCH UIDAFTER 1 UIDBEFORE 9\r\n",
     b"(CHANGEDSINCE 1 VANISHED)",
     b"1:*,3,$",
     b"\\Seen",
@@ -94,6 +96,7 @@ def seeds() -> list[bytes]:
         b"".join(numbered[8:14]) + b"t SORT (REVERSE DATE SUBJECT) UTF-8 ALL\r\nt THREAD REFERENCES UTF-8 ALL\r\n",
         b"".join(numbered[14:20]) + b"t APPEND INBOX (\\Seen) {5000+}\r\n" + b"m" * 900,
         b"".join(numbered[18:23]) + b"t LOGIN a b\r\nt CAPABILITY\r\nt LOGOUT\r\n",
+        b"t UIDBATCHES 500\r\nt UIDBATCHES 500 2:3\r\nt UID SEARCH RETURN (SAVE) UIDAFTER 1 UIDBEFORE 9\r\n",
         b't SELECT "Other Users/bob@d/INBOX"\r\nt FETCH 1 BODY[]\r\nt COPY 1 "Other Users/bob@d/INBOX"\r\n',
     )
     return [bytes([flags, how]) + d for d in dialogues for flags, how in ((7, 0), (3, 80), (0, 0))]
