@@ -15,9 +15,9 @@ from typing import Any
 import jwt
 import pytest
 from accounts_rig import ALICE, CHEAP, Rig, run, scram_responses
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from interop_peers import free_port, listening, need, wait_for
+from login_peers import Issuer, bearer
 
 from gateway.accounts.check import ask_sources
 from gateway.accounts.model import Deliveries, Identity, Refusal, Unavailable, Unknown
@@ -240,47 +240,6 @@ def test_ldap_that_cannot_be_asked_is_temporary_and_comes_back(tmp_path: Path, s
 
 
 # -- tokens ----------------------------------------------------------------------------------------
-
-
-class Issuer:
-    """An issuer of tokens: introspection (RFC 7662) and its keys (RFC 7517)."""
-
-    def __init__(self) -> None:
-        self.active: dict[str, dict[str, Any]] = {}
-        self.keys: list[dict[str, Any]] = []
-        self.asked = 0
-        self.status = 200
-
-    async def start(self) -> str:
-        app = web.Application()
-        app.router.add_post("/introspect", self.introspect)
-        app.router.add_get("/keys", self.give_keys)
-        self.runner = web.AppRunner(app)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self.runner.addresses[0][1]}"
-
-    async def introspect(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        assert request.headers["Authorization"].startswith("Basic ")
-        form = await request.post()
-        claims = self.active.get(str(form["token"]))
-        body = {"active": False} if claims is None else {"active": True, **claims}
-        return web.json_response(body, status=self.status)
-
-    async def give_keys(self, _request: web.Request) -> web.Response:
-        self.asked += 1
-        return web.json_response({"keys": self.keys}, status=self.status)
-
-    def add_key(self, key: Any, key_id: str) -> None:
-        from jwt.algorithms import ECAlgorithm, RSAAlgorithm
-
-        kind = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
-        self.keys.append({**json.loads(kind.to_jwk(key.public_key())), "kid": key_id})
-
-
-def bearer(token: str, user: str = "alice@example.test") -> bytes:
-    return f"n,a={user},\x01auth=Bearer {token}\x01\x01".encode()
 
 
 def confused(claims: dict[str, Any], public_key: dict[str, Any]) -> str:

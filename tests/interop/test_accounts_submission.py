@@ -16,6 +16,7 @@ import pytest
 import scramp
 from harness import Client
 from interop_peers import RunningGateway, RunningSink, listener, need, route, wait_for
+from login_peers import client_certificate
 
 ALICE, BOB = "alice@example.test", "bob@example.test"
 PASSWORD = "correct horse battery"
@@ -244,27 +245,6 @@ def certificate_files(_factory: Any, where: Path) -> dict[str, str]:
     (where / "s.pem").write_bytes(certificate)
     (where / "s.key").write_bytes(key)
     return {"certificate": str(where / "s.pem"), "key": str(where / "s.key")}
-
-
-def client_certificate(where: Path, address: str) -> tuple[Path, Path]:
-    """An authority's file, and a certificate with its key that it made for this address."""
-    openssl = need("openssl")
-
-    def run(*words: str) -> None:
-        subprocess.run([openssl, *words], check=True, capture_output=True, cwd=where)
-
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    run("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=CA", "-days", "2")
-    run("req", *new, "-keyout", "c.key", "-out", "c.csr", "-subj", "/CN=client")
-    (where / "ext").write_text(f"subjectAltName=email:{address}\n")
-    run("x509", "-req", "-in", "c.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
-    run(
-        *["x509", "-req", "-in", "c.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"],
-        *["-days", "2", "-extfile", "ext", "-out", "c.pem"],
-    )
-    both = where / "client.pem"
-    both.write_bytes((where / "c.key").read_bytes() + (where / "c.pem").read_bytes())
-    return where / "ca.pem", both
 
 
 def test_an_alias_that_leads_elsewhere_is_forwarded(gateway: RunningGateway, sink: RunningSink) -> None:
