@@ -97,3 +97,48 @@ def test_all_or_nothing(clients: tuple[ImapClient, ImapClient], gateway: ImapGat
     assert b"[OVERQUOTA]" in b.no("MOVE 1:* copies")
     assert count(b, "copies") == 0
     assert count(b, BOX) == 5
+
+
+def appended(untagged: list[bytes]) -> int:
+    """The UID that REPLACE tells before the EXPUNGE."""
+    found = re.fullmatch(rb"OK \[APPENDUID \d+ (\d+)\] .*", untagged[0])
+    assert found, untagged
+    return int(found[1])
+
+
+@pytest.mark.parametrize("size", [40, 100_000, 3 << 20])
+def test_replace_puts_the_new_message_into_another_account(
+    clients: tuple[ImapClient, ImapClient], size: int
+) -> None:
+    a, b = clients
+    new = (MESSAGE + b"x" * 80 + b"\r\n")[:size] + b"0123456789abcdef\r\n" * (size // 18)
+    b.ok("APPEND copies {3+}\r\nold")
+    b.ok("SELECT copies")
+    untagged = b.ok(f"REPLACE 1 {BOX} (\\Flagged) ".encode() + b"{%d+}\r\n%b" % (len(new), new))
+    assert appended(untagged) == 4 and untagged[1:] == [b"1 EXPUNGE"]
+    a.ok("SELECT box")
+    [found] = a.ok("UID FETCH 4 (FLAGS BODY.PEEK[])")
+    assert b"\\Flagged" in found and found.endswith(new + b")")
+    b.ok(f"SELECT {BOX}")
+    untagged = b.ok(b"UID REPLACE 4 copies {3+}\r\nnew")
+    assert appended(untagged) == 2 and untagged[1:] == [b"4 EXPUNGE"]
+    assert len(bodies(b, "copies")) == 1 and count(b, BOX) == 3
+
+
+def test_replace_changes_nothing_where_one_half_of_it_is_refused(
+    clients: tuple[ImapClient, ImapClient],
+) -> None:
+    a, b = clients
+    b.ok("APPEND copies {3+}\r\nold")
+    b.ok("SELECT copies")
+    a.ok(f"SETACL box {BOB} lr")
+    assert b.no(f"REPLACE 1 {BOX} ".encode() + b"{3+}\r\nnew").startswith(b"NO [NOPERM] ")
+    a.ok(f"SETACL box {BOB} lrswi")
+    b.ok(f"SELECT {BOX}")  # where bob may not expunge
+    assert b.no(b"REPLACE 1 copies {3+}\r\nnew").startswith(b"NO [NOPERM] ")
+    a.ok(f"SETACL box {BOB} lrswite")
+    b.ok(f"SELECT {BOX}")
+    literal = b"{%d+}\r\n%b" % (len(LARGE), LARGE)
+    b.ok(b"APPEND copies " + literal)
+    assert b.no(b"REPLACE 1 copies " + literal).startswith(b"NO [OVERQUOTA] ")
+    assert (count(b, "copies"), count(b, BOX)) == (2, 3)

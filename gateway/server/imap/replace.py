@@ -3,6 +3,8 @@
 Owns      REPLACE, UID REPLACE
 Limits    those of APPEND
 Errors    those of APPEND; the old message stays where the new one is refused
+Bugs      between accounts it is two transactions, the new message first: a crash, or a client that leaves in between,
+          may leave both, never neither
 Standards RFC 8508
 """
 
@@ -15,10 +17,16 @@ from gateway.protocol.imap.append import append_message
 from gateway.server.imap.append import append_code, begin_literal, new_message
 from gateway.server.imap.copy import target
 from gateway.server.imap.state import SELECTED, Bad, Capability, Handler, No, Outcome
+from gateway.store.errors import MessageGone, StoreError
+from gateway.store.model import ranges_of
 
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
+    from gateway.server.imap.access import Place
     from gateway.server.imap.session import ImapSession
+    from gateway.server.imap.state import Selected
+    from gateway.store.model import Delivered, Expunged, Quota
+    from gateway.store.upload import NewMessage
 
 
 async def cmd_replace(session: ImapSession, command: ImapCommand) -> Outcome:
@@ -52,21 +60,37 @@ async def _replace(session: ImapSession, command: ImapCommand, *, uid: bool) -> 
             raise No("You may not remove mail from here", b"NOPERM")
         place = await target(session, name)
         assert place.mailbox is not None
-        if place.account.name != selected.place.account.name:
-            raise No("Replacing between accounts is not possible", b"CANNOT")
         new = await new_message(session, place, message)
         quota = await session.quota_of(place.owner)
-        source = selected.mailbox.id
-        delivered, expunged = await place.account.replace(
-            place.mailbox.id, new, source, int.from_bytes(uids, "little"), quota
-        )
+        source, uid_of_old = selected.mailbox.id, int.from_bytes(uids, "little")
+        across = place.account.name != selected.place.account.name
+        if across:
+            delivered, expunged = await _replace_across(selected, place, new, uid_of_old, quota)
+        else:
+            delivered, expunged = await place.account.replace(place.mailbox.id, new, source, uid_of_old, quota)
     finally:
         session.discard_uploads()
     # RFC 8508 §3.3: before the EXPUNGE
     session.untagged(b"OK [%b] Replacement is there" % append_code([delivered]))
-    if source != place.mailbox.id:
+    if across or source != place.mailbox.id:
         selected.view.watch.apply(b"", ranges_of_uids(uids), expunged.modseq)
     return None
+
+
+async def _replace_across(
+    selected: Selected, place: Place, new: NewMessage, uid: int, quota: Quota
+) -> tuple[Delivered, Expunged]:
+    """From one account to another: the old message goes when the new one is on the disk.  Raises StoreError."""
+    assert place.mailbox is not None
+    [delivered] = await place.account.append(place.mailbox.id, [new], quota)
+    try:
+        expunged = await selected.place.account.expunge(selected.mailbox.id, ranges_of((uid,)), deleted_only=False)
+        if not expunged.modseq:
+            raise MessageGone("the message to be replaced was expunged")
+    except StoreError:
+        await place.account.expunge(place.mailbox.id, ranges_of((delivered.uid,)), deleted_only=False)
+        raise
+    return delivered, expunged
 
 
 COMMANDS = {
