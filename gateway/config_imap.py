@@ -2,7 +2,7 @@
 
 Owns      ImapConfig
 Standards RFC 9051 §4.3 (literals), §5.4 (autologout), RFC 7162 §4 (line length), RFC 7889 (APPENDLIMIT), RFC 2342,
-          RFC 4314, RFC 5464, RFC 5465, RFC 9738 (MESSAGELIMIT)
+          RFC 4314, RFC 5464, RFC 5465, RFC 9738 (MESSAGELIMIT), RFC 4467
 """
 
 from __future__ import annotations
@@ -99,6 +99,13 @@ class ImapConfig(_Section, frozen=True, kw_only=True):
     metadata_account_octets: Annotated[
         int, _count(65_536, 2**40, "all annotations on mailboxes of one account; more get NO [METADATA TOOMANY]")
     ] = 16 * MIB
+    submit_users: Annotated[
+        tuple[str, ...],
+        _text(
+            "accounts that submission servers log in as: they alone may fetch the submit+ URLs that "
+            "users give their mail away with (RFC 4467 §3, BURL of RFC 4468)"
+        ),
+    ] = ()
     comment: Annotated[
         str, _text("what clients are told about this server, /shared/comment of RFC 5464; empty: nothing")
     ] = ""

@@ -19,7 +19,7 @@ class Piece(msgspec.Struct, frozen=True):
     """Part of a message: a literal's octets (or the target it went to), or the URL of others (RFC 4469 §3)."""
 
     octets: Any = b""
-    url: bytes = b""
+    url: bytes | None = None
 
 
 class AppendMessage(msgspec.Struct, frozen=True):
@@ -63,26 +63,36 @@ def append_message(command: ImapCommand) -> AppendMessage:
         date = command.date_time()
         command.space()
     if command.accept(b"CATENATE "):
-        return AppendMessage(flags, date, _pieces(command))
+        return AppendMessage(flags, date, *_pieces(command))
     if command.accept(b"UTF8 ("):
-        if command.peek() != ord("~"):
-            raise ImapSyntaxError("UTF8 takes a literal8")
-        octets = command.literal()
-        command.expect(b")")
-        return AppendMessage(flags, date, [Piece(octets)], True)
+        return AppendMessage(flags, date, [_utf8_piece(command)], True)
     return AppendMessage(flags, date, [Piece(command.literal())])
 
 
-def _pieces(command: ImapCommand) -> list[Piece]:
+def _utf8_piece(command: ImapCommand) -> Piece:
+    """RFC 6855 §4: the literal8 in parentheses, which is open."""
+    if command.peek() != ord("~"):
+        raise ImapSyntaxError("UTF8 takes a literal8")
+    octets = command.literal()
+    command.expect(b")")
+    return Piece(octets)
+
+
+def _pieces(command: ImapCommand) -> tuple[list[Piece], bool]:
+    """They, and whether one of them came as UTF8 literal."""
     command.expect(b"(")
     pieces = []
+    utf8 = False
     while True:
         if command.accept(b"URL "):
             pieces.append(Piece(url=command.astring()))
         elif command.accept(b"TEXT "):
             pieces.append(Piece(command.literal()))
+        elif command.accept(b"UTF8 ("):
+            pieces.append(_utf8_piece(command))
+            utf8 = True
         else:
             raise ImapSyntaxError("CATENATE takes TEXT and URL")
         if command.accept(b")"):
-            return pieces
+            return pieces, utf8
         command.space()

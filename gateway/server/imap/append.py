@@ -115,7 +115,7 @@ async def new_message(session: ImapSession, place: Place, message: AppendMessage
         raise Bad("ENABLE UTF8=ACCEPT comes first")  # RFC 6855 §4
     flags = [flag for flag in message.flags if _RIGHTS.get(flag.lower(), "w") in place.rights]
     only = message.pieces[0]
-    if len(message.pieces) == 1 and not only.url:
+    if len(message.pieces) == 1 and only.url is None:
         upload = only.octets
         if not (upload.size if isinstance(upload, Upload) else upload):
             raise No(
@@ -133,7 +133,7 @@ async def _joined(session: ImapSession, place: Place, message: AppendMessage) ->
     joined = place.account.upload_large(session.upload_written)
     session.uploads.append(joined)
     for piece in message.pieces:
-        if piece.url:
+        if piece.url is not None:
             async for octets in read_url(session, piece.url):
                 joined.write(octets)
                 await joined.drained()

@@ -3,21 +3,21 @@
 Owns      UrlOctets, open_url(), read_url()
 Limits    what is large is read in slices
 Errors    No with BADURL; why is not told: it might tell what others have
-Standards RFC 4469 §3, §5 (BADURL), RFC 5092
+Standards RFC 4469 §3, §5 (BADURL), RFC 5092; RFC 5524 §3 (decoded parts)
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gateway._native import imap_string
-from gateway.mail.sections import section_range
+from gateway._native import ENCODING_BASE64, ENCODING_BINARY, ENCODING_QUOTED_PRINTABLE, imap_string
+from gateway.mail.sections import PartDecoder, UnknownEncoding, part_encoding, section_range
 from gateway.protocol.imap.fetch import Item
 from gateway.protocol.imap.url import BadUrl, MessageUrl, message_url
 from gateway.server.imap.body import LargeSource, Source, header_fields
 from gateway.server.imap.fetch import LARGE_OCTETS
-from gateway.server.imap.large import slices
+from gateway.server.imap.large import decoded_slices
 from gateway.server.imap.state import No
 from gateway.store.errors import StoreError
 
@@ -27,32 +27,63 @@ if TYPE_CHECKING:
     from gateway.store.store import Account
 
 
+_ENCODED = (ENCODING_BASE64, ENCODING_QUOTED_PRINTABLE)
+
+
+class Part(NamedTuple):
+    """octets; or None: those of the large message from start to end, encoded like that."""
+
+    octets: bytes | None
+    start: int = 0
+    end: int = 0
+    encoding: int = ENCODING_BINARY
+
+
 class UrlOctets:
     """What a URL names: its size, and its octets; close() it."""
 
-    def __init__(
-        self,
-        account: Account,
-        octets: bytes | None,
-        start: int,
-        end: int,
-        large: LargeContent | None,
-    ) -> None:
-        """octets; or None: those of the large message from start to end."""
+    def __init__(self, account: Account, facts: bytes, part: Part, large: LargeContent | None) -> None:
         self._account = account
-        self._octets = octets
-        self._start, self._end = start, end
+        self._part = part
         self._large = large
-
-    @property
-    def size(self) -> int:
-        return self._end - self._start if self._octets is None else len(self._octets)
+        self.facts = facts  # of the whole message
+        self.size = part.end - part.start if part.octets is None else len(part.octets)  # of decoded ones later
+        self.whole: tuple[int, int] | None = None  # octets and lines that were left of an encoded part, all of it
+        self.has_nul = False  # is known of decoded parts
+        self._first = 0  # octet of the decoded part
 
     async def read(self) -> AsyncIterator[bytes]:
-        if self._octets is not None:
-            yield self._octets
+        """Some octets at a time."""
+        if self._part.octets is not None:
+            yield self._part.octets
+            return
+        at, last = 0, self._first + self.size
+        async for octets in self._decoded():
+            piece = octets[max(0, self._first - at) : max(0, last - at)]
+            at += len(octets)
+            if piece:
+                yield piece
+
+    async def decode(self, start: int, count: int | None) -> None:
+        """What was opened with decoded=True has its size, and is cut."""
+        size = lines = 0
+        async for octets in self._decoded():
+            size += len(octets)
+            lines += octets.count(b"\n")
+            self.has_nul = self.has_nul or b"\0" in octets
+        if self._part.encoding in _ENCODED:
+            self.whole = size, lines
+        self._first = min(size, start)
+        self.size = size - self._first if count is None else min(size - self._first, count)
+        if self._part.octets is not None:
+            self._part = self._part._replace(octets=self._part.octets[self._first : self._first + self.size])
+
+    async def _decoded(self) -> AsyncIterator[bytes]:
+        part = self._part
+        if part.octets is not None:
+            yield part.octets
         elif self._large is not None:
-            async for octets in slices(self._account, self._large, self._start, self._end):
+            async for octets in decoded_slices(self._account, self._large, (part.start, part.end), part.encoding):
                 yield octets
 
     def close(self) -> None:
@@ -87,8 +118,13 @@ def bad_url(octets: bytes) -> No:
     return No("There is no such message", b"BADURL " + imap_string(octets))
 
 
-async def open_url(account: Account, mailbox: int, uidvalidity: int, url: MessageUrl) -> UrlOctets:
-    """Raises BadUrl for what is not there, and StoreError."""
+async def open_url(
+    account: Account, mailbox: int, uidvalidity: int, url: MessageUrl, *, decoded: bool = False
+) -> UrlOctets:
+    """decoded: without its Content-Transfer-Encoding, and before ;PARTIAL= cuts it: see UrlOctets.decode().
+
+    Raises BadUrl for what is not there, UnknownEncoding, and StoreError.
+    """
     if url.uidvalidity is not None and url.uidvalidity != uidvalidity:
         raise BadUrl("UIDVALIDITY has changed")
     record = await account.record(mailbox, url.uid)
@@ -98,27 +134,42 @@ async def open_url(account: Account, mailbox: int, uidvalidity: int, url: Messag
         large = await account.open_large(record.message)
         if large is not None:
             try:
-                part = await account.with_large(large, lambda large: _part(LargeSource(large), url))
+                part = await account.with_large(large, lambda large: _part_or_error(LargeSource(large), url, decoded))
+                if isinstance(part, ValueError):
+                    raise part
             except BaseException:
                 account.close_large(large)
                 raise
-            return UrlOctets(account, *part, large)
+            return UrlOctets(account, large.facts, part, large)
 
-    def work(columns: list[list[Any]]) -> bytes:
+    def work(columns: list[list[Any]]) -> tuple[bytes, Part | ValueError]:
         for (found,) in columns:
             if isinstance(found, StoreError):
                 raise found
         (facts,), (content,) = columns
         source = Source(facts, content)
-        octets, start, end = _part(source, url)
-        return octets if octets is not None else bytes(source.octets(start, end))
+        part = _part_or_error(source, url, decoded)
+        if isinstance(part, ValueError) or part.octets is not None:
+            return facts, part
+        decoder = PartDecoder(part.encoding)
+        octets = decoder.feed(bytes(source.octets(part.start, part.end))) + decoder.finish()
+        return facts, part._replace(octets=octets)
 
-    found = await account.columns([record.message], ["facts", "content"], work)
-    return UrlOctets(account, found, 0, 0, None)
+    facts, part = await account.columns([record.message], ["facts", "content"], work)
+    if isinstance(part, ValueError):
+        raise part
+    return UrlOctets(account, facts, part, None)
 
 
-def _part(source: Source, url: MessageUrl) -> tuple[bytes | None, int, int]:
-    """(octets, or None: those from start to end, of the message)."""
+def _part_or_error(source: Source, url: MessageUrl, decoded: bool) -> Part | ValueError:
+    """For a thread of the store, which takes what is raised there for its own failure."""
+    try:
+        return _part(source, url, decoded)
+    except (BadUrl, UnknownEncoding) as error:
+        return error
+
+
+def _part(source: Source, url: MessageUrl, decoded: bool) -> Part:
     section = url.section
     found = section_range(source.places, section.path, section.text)
     if found is None:
@@ -127,6 +178,8 @@ def _part(source: Source, url: MessageUrl) -> tuple[bytes | None, int, int]:
     if section.fields:
         octets = header_fields(Item(b"BODY[]", section)).cut(source.octets(start, end))
         last = len(octets) if url.count is None else url.start + url.count
-        return octets[url.start : last], 0, 0
+        return Part(octets if decoded else octets[url.start : last])
+    if decoded:  # a header has no encoding of its own
+        return Part(None, start, end, ENCODING_BINARY if section.text else part_encoding(source.places, section.path))
     start = min(end, start + url.start)
-    return None, start, end if url.count is None else min(end, start + url.count)
+    return Part(None, start, end if url.count is None else min(end, start + url.count))

@@ -33,6 +33,7 @@ from gateway.server.imap import (
     thread,
     uidbatches,
     urlauth,
+    urlfetch,
 )
 from gateway.server.imap.state import Handler
 
@@ -61,6 +62,7 @@ MODULES: tuple[ModuleType, ...] = (
     thread,
     uidbatches,
     urlauth,
+    urlfetch,
 )
 
 HANDLERS: dict[bytes, Handler] = {

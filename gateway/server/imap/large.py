@@ -1,6 +1,6 @@
 """One large message as a FETCH response, read and sent in slices.
 
-Owns      send_large(), slices()
+Owns      send_large(), slices(), decoded_slices()
 Flow      Account.open_large() → the small items as always → each large one: size, slices
 Limits    SLICE_OCTETS being read and as many being sent
 Errors    what is damaged is found out before the first octet is sent
@@ -114,7 +114,7 @@ async def _send_decoded(
     """Twice: the size has to be said first."""
     size = 0
     has_nul = False
-    async for octets in _decoded(account, large, place, encoding):
+    async for octets in decoded_slices(account, large, place, encoding):
         size += len(octets)
         has_nul = has_nul or b"\0" in octets
     first, last = 0, size
@@ -123,7 +123,7 @@ async def _send_decoded(
         last = min(size, first + item.count)
     session.send(b"%b{%d}\r\n" % (b"~" if has_nul else b"", last - first))
     at = 0
-    async for octets in _decoded(account, large, place, encoding):
+    async for octets in decoded_slices(account, large, place, encoding):
         piece = octets[max(0, first - at) : max(0, last - at)]
         at += len(octets)
         if piece:
@@ -131,9 +131,10 @@ async def _send_decoded(
             await session.drained()
 
 
-async def _decoded(
+async def decoded_slices(
     account: Account, large: LargeContent, place: tuple[int, int], encoding: int
 ) -> AsyncIterator[bytes]:
+    """Octets of that place without their Content-Transfer-Encoding."""
     decoder = PartDecoder(encoding)
     async for octets in slices(account, large, *place):
         yield decoder.feed(octets)

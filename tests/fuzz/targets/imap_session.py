@@ -57,6 +57,8 @@ WORDS = (
     b"IDLE\r\nDONE\r\n",
     b"Other Users/bob@d/INBOX",
     b'GENURLAUTH "imap://a@d/INBOX/;uid=1;urlauth=anonymous" INTERNAL\r\n',
+    b'URLFETCH ("imap://a@d/INBOX/;uid=1;section=1;urlauth=anonymous:internal:00" BINARY BODYPARTSTRUCTURE)\r\n',
+    b"APPEND INBOX CATENATE (URL /INBOX/;UID=1/;SECTION=1 TEXT {1+}\r\nx)\r\n",
     b"UIDBATCHES 500 1:2\r\n",
     b"UID SEARCH UIDAFTER 1 UIDBEFORE 9\r\n",
     b"(CHANGEDSINCE 1 VANISHED)",
