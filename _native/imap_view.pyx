@@ -10,22 +10,10 @@ Numbers and UIDs are packed u32; ranges are pairs of u32, (first, last) inclusiv
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 
-from records cimport first_range, range_t, record_t
+from records cimport first_range, first_record, range_t, record_t
 
 
 include "octets.pxi"
-
-
-cdef Py_ssize_t first_record(const record_t *records, Py_ssize_t count, uint32_t uid) noexcept nogil:
-    # The first record that is not below uid.
-    cdef Py_ssize_t low = 0, high = count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if records[middle].uid < uid:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def patch_records(records, changed, gone):

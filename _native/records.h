@@ -24,12 +24,34 @@ typedef struct {
     uint32_t last;
 } range_t;
 
+/* A change of flags that is not in the chunks of the index yet: (flags & ~clear) | set for UIDs first to last. */
+typedef struct {
+    uint32_t first;
+    uint32_t last;
+    uint64_t clear;
+    uint64_t set;
+    uint64_t modseq;
+} flag_change_t;
+
 /* The first range that does not end before uid, by halves; count: there is none. */
 static inline ptrdiff_t first_range(const range_t *ranges, ptrdiff_t count, uint32_t uid) {
     ptrdiff_t low = 0, high = count;
     while (low < high) {
         ptrdiff_t middle = (low + high) >> 1;
         if (ranges[middle].last < uid)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The first record that is not below uid, in the same way. */
+static inline ptrdiff_t first_record(const record_t *records, ptrdiff_t count, uint32_t uid) {
+    ptrdiff_t low = 0, high = count;
+    while (low < high) {
+        ptrdiff_t middle = (low + high) >> 1;
+        if (records[middle].uid < uid)
             low = middle + 1;
         else
             high = middle;

@@ -17,4 +17,12 @@ cdef extern from "records.h" nogil:
         uint32_t first
         uint32_t last
 
+    ctypedef struct flag_change_t:
+        uint32_t first
+        uint32_t last
+        uint64_t clear
+        uint64_t set
+        uint64_t modseq
+
     Py_ssize_t first_range(const range_t *ranges, Py_ssize_t count, uint32_t uid)
+    Py_ssize_t first_record(const record_t *records, Py_ssize_t count, uint32_t uid)

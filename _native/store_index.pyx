@@ -8,13 +8,14 @@
 A record is 48 octets, little endian:
     uid u32 · size u32 · flags u64 · modseq u64 · message u64 · internal date i64 · save date u32 · sent date u32
 Ranges are pairs of u32, (first, last) inclusive, ascending and apart: what UID sets become.
+A change of a flag log is 32 octets: first UID u32 · last UID u32 · clear u64 · set u64 · modseq u64.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from records cimport first_range, range_t, record_t
+from records cimport first_range, first_record, flag_change_t, range_t, record_t
 
 RECORD_OCTETS = sizeof(record_t)
 
@@ -41,7 +42,7 @@ def store_flags(
     """Flags become (flags & ~clear) | set in all records of the ranges; a changed record gets the modseq.
 
     Records changed after unchanged_since are left alone (2**64 - 1: none are).  Returns (records, or None when
-    nothing changed; the changed records; UIDs left alone as u32).
+    nothing changed; the changed records; UIDs left alone as u32; how many more are without \\Seen, with \\Deleted).
     """
     cdef _Octets octets = _Octets(records, sizeof(record_t))
     cdef _Octets wanted = _Octets(ranges, sizeof(range_t))
@@ -49,10 +50,10 @@ def store_flags(
     cdef const range_t *pairs = <const range_t *>wanted.view.buf
     cdef Py_ssize_t count = octets.count
     cdef Py_ssize_t range_count = wanted.count
-    cdef Py_ssize_t i, at, changed = 0, failed = 0
+    cdef Py_ssize_t i, at, changed = 0, failed = 0, unseen = 0, deleted = 0
     cdef uint64_t flags
     if count == 0:
-        return None, b"", b""
+        return None, b"", b"", 0, 0
     cdef bytes result = PyBytes_FromStringAndSize(NULL, octets.view.len)
     cdef bytes touched = PyBytes_FromStringAndSize(NULL, octets.view.len)
     cdef bytes refused = PyBytes_FromStringAndSize(NULL, count * sizeof(uint32_t))
@@ -62,7 +63,8 @@ def store_flags(
     with nogil:
         memcpy(target, source, octets.view.len)
         at = first_range(pairs, range_count, source[0].uid)
-        for i in range(count):
+        i = first_record(source, count, pairs[at].first) if at < range_count else count
+        for i in range(i, count):
             at = seek(pairs, at, range_count, source[i].uid)
             if at == range_count:
                 break
@@ -74,6 +76,8 @@ def store_flags(
                 continue
             flags = (source[i].flags & ~clear) | set
             if flags != source[i].flags:
+                unseen += <Py_ssize_t>(source[i].flags & SEEN) - <Py_ssize_t>(flags & SEEN)
+                deleted += <Py_ssize_t>(flags & DELETED) // DELETED - <Py_ssize_t>(source[i].flags & DELETED) // DELETED
                 target[i].flags = flags
                 target[i].modseq = modseq
                 touched_records[changed] = target[i]
@@ -82,7 +86,39 @@ def store_flags(
         result if changed else None,
         touched[: changed * sizeof(record_t)],
         refused[: failed * sizeof(uint32_t)],
+        unseen,
+        deleted,
     )
+
+
+def apply_flag_log(records, log):
+    """The records with these changes of flags, in their order, each to records of a lower modseq than its own.
+
+    A change that a record has had already, or that came before what the record is now, does nothing to it.  Returns
+    `records` itself when nothing is different.
+    """
+    cdef _Octets octets = _Octets(records, sizeof(record_t))
+    cdef _Octets changes = _Octets(log, sizeof(flag_change_t))
+    cdef const record_t *source = <const record_t *>octets.view.buf
+    cdef const flag_change_t *change = <const flag_change_t *>changes.view.buf
+    cdef Py_ssize_t i, at
+    cdef uint64_t flags
+    cdef bytes result = None
+    cdef record_t *target = NULL
+    for i in range(changes.count):
+        for at in range(first_record(source, octets.count, change[i].first), octets.count):
+            if source[at].uid > change[i].last:
+                break
+            flags = (source[at].flags & ~change[i].clear) | change[i].set
+            if source[at].modseq >= change[i].modseq or flags == source[at].flags:
+                continue
+            if target == NULL:
+                result = PyBytes_FromStringAndSize(<const char *>source, octets.view.len)
+                target = <record_t *>PyBytes_AS_STRING(result)
+                source = target
+            target[at].flags = flags
+            target[at].modseq = change[i].modseq
+    return records if result is None else result
 
 
 def split_records(records, ranges, uint64_t must=0):

@@ -146,6 +146,7 @@ from gateway._native.smtp import (
 )
 from gateway._native.store_index import (
     RECORD_OCTETS,
+    apply_flag_log,
     copy_records,
     find_records,
     or_flags,
@@ -260,6 +261,7 @@ __all__ = [
     "MimeScanner",
     "Part",
     "ReplyParser",
+    "apply_flag_log",
     "body_of",
     "copy_records",
     "count_blocks",

@@ -181,6 +181,7 @@ __all__ = [
     "MimeScanner",
     "Part",
     "ReplyParser",
+    "apply_flag_log",
     "body_of",
     "copy_records",
     "count_blocks",
@@ -632,11 +633,18 @@ RECORD_OCTETS: int
 
 def store_flags(
     records: Buffer, ranges: Buffer, clear: int, set: int, modseq: int, unchanged_since: int
-) -> tuple[bytes | None, bytes, bytes]:
+) -> tuple[bytes | None, bytes, bytes, int, int]:
     """Flags become (flags & ~clear) | set in all records of the ranges; a changed record gets the modseq.
 
     Records changed after unchanged_since are left alone (2**64 - 1: none are).  Returns (records, or None when nothing
-    changed; the changed records; UIDs left alone as u32).
+    changed; the changed records; UIDs left alone as u32; how many more are without \\Seen, with \\Deleted).
+    """
+
+def apply_flag_log(records: Buffer, log: Buffer) -> bytes:
+    """The records with these changes of flags, in their order, each to records of a lower modseq than its own.
+
+    A change that a record has had already, or that came before what the record is now, does nothing to it.  Returns
+    `records` itself when nothing is different.  log: first UID u32, last UID u32, clear u64, set u64, modseq u64 each.
     """
 
 def split_records(records: Buffer, ranges: Buffer, must: int = 0) -> tuple[bytes, bytes]:

@@ -43,6 +43,7 @@ from gateway.store.index import (
     load,
     load_after,
     load_newest,
+    log_flags,
     record_of,
     row_of,
 )
@@ -354,13 +355,8 @@ class AccountFile:
         remove: Sequence[str] = (),
         replace: Sequence[str] | None = None,
         unchanged_since: int = NEVER,
-        now: bool = False,
     ) -> Stored:
-        """now: without waiting, for a few messages; NotNow when that cannot be."""
-        if now and self._syncs_flags:
-            raise NotNow
-        database = self._database
-        with database.write_now() if now else database.write(sync=self._syncs_flags):
+        with self._database.write(sync=self._syncs_flags):
             return self._messages.store(
                 mailbox,
                 ranges,
@@ -369,6 +365,16 @@ class AccountFile:
                 replace=replace,
                 unchanged_since=unchanged_since,
             )
+
+    def log_flags(self, mailbox: int, modseq: int, log: bytes, unseen: int, deleted: int) -> bool:
+        """See index.log_flags(): waits for nothing.  Nothing to log: only the MODSEQ is compared."""
+        if self._syncs_flags:
+            raise NotNow
+        if not log:
+            with errors(self._database.path):
+                sql = "SELECT highestmodseq FROM mailbox WHERE id=?"
+                return self._database.row(sql, (mailbox,)) == (modseq,)
+        return log_flags(self._database, mailbox, modseq, log, unseen, deleted)
 
     def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
         with self._database.write():

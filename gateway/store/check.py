@@ -25,7 +25,13 @@ from pathlib import Path
 
 import msgspec
 
-from gateway._native import RECORD_OCTETS, record_column, records_ascend, sum_records
+from gateway._native import (
+    RECORD_OCTETS,
+    apply_flag_log,
+    record_column,
+    records_ascend,
+    sum_records,
+)
 from gateway.config_store import StoreConfig
 from gateway.store.account import AccountFile
 from gateway.store.content import make_directory
@@ -38,7 +44,7 @@ from gateway.store.index import (
     head_of,
     replace,
 )
-from gateway.store.model import RECORD, UID_MAX, Record, ranges_of, records_of
+from gateway.store.model import FLAG_CHANGE, RECORD, UID_MAX, Record, ranges_of, records_of
 from gateway.store.salvage import salvage
 
 RECOVERED = "Recovered messages"
@@ -231,7 +237,8 @@ class _Check:
 
     def _index(self, row: IndexRow) -> None:
         totals = [0, 0, 0, 0]
-        last_uid = highest = 0
+        last_uid = 0
+        highest = max((change[4] for change in FLAG_CHANGE.iter_unpack(row.flag_log)), default=0)
         bounds = (row.id << 32, row.id << 32 | UID_MAX)
         chunks = [
             chunk
@@ -260,7 +267,8 @@ class _Check:
                 replace(self._database, chunk, sound)
             if not sound:
                 continue
-            count, unseen, deleted, octets, modseq, _ = sum_records(sound)
+            now = apply_flag_log(sound, row.flag_log)
+            count, unseen, deleted, octets, modseq, _ = sum_records(now)
             for at, value in enumerate((count, unseen, deleted, octets)):
                 totals[at] += value
             highest = max(highest, modseq)

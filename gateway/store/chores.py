@@ -25,10 +25,14 @@ logger = logging.getLogger(__name__)
 class Chore:
     """One kind of it, for all accounts of one worker."""
 
-    def __init__(self, pool: Pool, work: Callable[[AccountFile], bool | None], after_s: float) -> None:
+    def __init__(
+        self, pool: Pool, work: Callable[[AccountFile], bool | None], after_s: float, *, aside: bool = False
+    ) -> None:
+        """aside: once, while others may work on the same account."""
         self._pool = pool
         self._work = work
         self._after_s = after_s
+        self._aside = aside
         self._accounts: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -48,7 +52,10 @@ class Chore:
         self._timer = None
         accounts, self._accounts = self._accounts, set()
         for account in accounts:
-            self._submit(account)
+            if self._aside:
+                self._pool.aside(account, self._work)
+            else:
+                self._submit(account)
 
     def _submit(self, account: str) -> None:
         def done(more: bool | None, error: StoreError | None) -> None:

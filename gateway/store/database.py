@@ -3,7 +3,8 @@
     Owns      Database
     Flow      Database(path) → read() … or `with database.write():` … → close()
     Files     <account>/store.db, with -wal and -shm while it is open
-    Limits    CACHE_KIB of page cache a connection; the log is checkpointed every CHECKPOINT_PAGES
+    Limits    CACHE_KIB of page cache a connection; the log is checkpointed at CHECKPOINT_PAGES, at LOG_PAGES_NOW where
+              nothing may wait
     Errors    SQLite's and the system's become StoreError kinds here and nowhere else
     Blocking  everything; only threads of the store call this
     Security  the directory is 0700, the file 0600
@@ -37,13 +38,12 @@ LOG_PAGES = 288  # allocated in advance; what large changes need beyond is alloc
 LOG_OCTETS = LOG_PAGES * (PAGE_OCTETS + 24) + 32  # a frame has 24 octets, the log 32 before them
 BUSY_COMMITS = 4  # an account with more of them while it is open gets its log allocated in advance
 MODSEQS_LOST = 1 << 20  # more than are given out unsynced before a crash of the host
-CHECKPOINT_COMMITS = 256  # of some pages each
-COMMITS_NOW = 1024  # without a checkpoint between: some 10 MiB of log
+LOG_PAGES_NOW = 4096  # 16 MiB: a checkpoint waits for the disk, attempt() leaves it to write()
 BUSY_S = 10.0  # another process holds the write lock: no transaction of ours takes that long
 
 
 class Database:
-    """A connection.  One thread at a time may use it, any thread."""
+    """A connection.  One thread at a time may use it, any thread; see sync()."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Raises StoreError; FileNotFoundError unless create."""
@@ -51,8 +51,8 @@ class Database:
             raise FileNotFoundError(path)
         self.path = path
         self._commits = 0
-        self._commits_now = 0  # of write_now() since the last sync()
-        self._commits_since_checkpoint = 0  # of write_now(), which makes none
+        self._log_pages = 0  # after the last commit
+        self._may_wait = True  # else nothing is checkpointed
         self._syncs = True  # commits wait for the disk
         self._unsynced = False  # the last one did not
         self._is_of_boot = False  # somebody wrote to the file since the host was started
@@ -89,7 +89,15 @@ class Database:
         connection.pragma("synchronous", 2)  # FULL
         connection.pragma("cache_size", -CACHE_KIB)
         connection.pragma("mmap_size", 2**40)
-        connection.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        connection.set_wal_hook(self._committed)
+
+    def _committed(self, _connection: object, _name: str, pages: int) -> int:
+        """The log has so many pages now.  The place of SQLite's own automatic checkpoint."""
+        self._log_pages = pages
+        if pages >= CHECKPOINT_PAGES and self._may_wait:
+            with contextlib.suppress(apsw.BusyError):
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return apsw.SQLITE_OK
 
     def _begin(self) -> Any:
         """The version of the file's format; a new file gets its tables, an old one those it lacks."""
@@ -173,39 +181,46 @@ class Database:
             )
             self._connection.pragma("application_id", boot_number())
 
-    @contextlib.contextmanager
-    def write_now(self) -> Iterator[None]:
-        """write() without sync that waits neither for another writer nor for the disk.  Raises NotNow."""
-        if not self._is_of_boot or self._commits < BUSY_COMMITS or self._commits_now >= COMMITS_NOW:
+    def attempt(self, statement: str, bindings: Sequence[Any]) -> bool:
+        """One statement, a transaction without sync that waits for nothing: False: it changed no row.
+
+        Raises NotNow where another writer or the disk would have to be waited for, and StoreError.
+        """
+        if not self._is_of_boot or self._commits < BUSY_COMMITS or self._log_pages >= LOG_PAGES_NOW:
             raise NotNow
         connection = self._connection
+        if self._syncs:
+            connection.pragma("synchronous", 1)
+            self._syncs = False
         connection.set_busy_timeout(0)
-        connection.wal_autocheckpoint(0)
+        self._may_wait = False
         try:
-            with self.write(sync=False):
-                yield
-        except StoreBusy:
+            self.execute(statement, bindings)
+        except apsw.BusyError:
             raise NotNow from None
+        except apsw.Error:
+            with errors(self.path):
+                raise
         finally:
             connection.set_busy_timeout(int(BUSY_S * 1000))
-            connection.wal_autocheckpoint(CHECKPOINT_PAGES)
-        self._commits_now += 1
-        self._commits_since_checkpoint += 1
+            self._may_wait = True
+        self._unsynced = True
+        return connection.changes() > 0
 
     def sync(self) -> None:
-        """What was written is durable now."""
-        self._commits_now = 0
+        """What was written is durable now.  Any thread may call this while another one works with the connection."""
         if self._unsynced:
-            with errors(self.path):
-                fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fdatasync(fd)
-                finally:
-                    os.close(fd)
-                self._unsynced = False
-                if self._commits_since_checkpoint >= CHECKPOINT_COMMITS:
-                    self._commits_since_checkpoint = 0
-                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._unsynced = False  # what is committed from here on is for the next time
+            try:
+                with errors(self.path):
+                    fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fdatasync(fd)
+                    finally:
+                        os.close(fd)
+            except BaseException:
+                self._unsynced = True
+                raise
 
     def _extend_log(self) -> None:
         """Zeros behind the end of the log; nobody else writes there: we hold the write lock.

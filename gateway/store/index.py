@@ -1,28 +1,36 @@
 """The index of a mailbox: packed records in chunks, and a short tail in the mailbox's own row.
 
-    Owns      IndexRow; load(), load_after(), record_of(), append(), change()
+    Owns      IndexRow; load(), load_after(), record_of(), append(), change(), log_flags(), settle_flags()
     Flow      delivery → tail (TAIL_RECORDS at most) → merged into the last chunk → full chunk (CHUNK_RECORDS)
+              STORE of what the asker knows → flag log (FLAG_LOG_CHANGES at most) → the chunks, all at once
     Files     tables mailbox and chunk; a chunk's id is mailbox id « 32 | the lowest UID it may hold
-    Limits    a delivery writes 48 octets and, once in 32, a chunk of 24 KiB
+    Limits    a delivery writes 48 octets and, once in 32, a chunk of 24 KiB; a STORE 32 octets and, once in 64, chunks
     Errors    StoreDamaged for records that do not match their chunk's checksum
     Blocking  everything; within a transaction of the caller
 
 Flags and sequence numbers are not rows: a session works on the chunks as arrays (_native/store_index.pyx), and a
 change of ten thousand flags writes twenty chunks.  SQLite overwrites a row of unchanged length in place and journals
 only the pages that differ, so that one flag costs one or two pages.
+
+The flag log is cheaper still: one page for any number of flags.  It has what was asked for, not what became of it:
+(flags & ~clear) | set, for UIDs from first to last, with a MODSEQ.  Whoever reads a chunk applies it; a record that has
+that MODSEQ or a higher one has had it (RFC 7162 §3.1: each change has a higher one than the one before), so that
+chunks may be written with it or without, in any order, and it means the same until it is emptied.
 """
 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from gateway._native import RECORD_OCTETS, crc32c, split_records, sum_records
+from gateway._native import RECORD_OCTETS, apply_flag_log, crc32c, split_records, sum_records
 from gateway.store.database import Database
 from gateway.store.errors import LimitReached, NoSuchMailbox, StoreDamaged
 from gateway.store.model import (
+    FLAG_CHANGE,
     KEYWORD_BIT,
     KEYWORDS_MAX,
     SYSTEM_FLAGS_LOWER,
@@ -38,12 +46,14 @@ MERGE_RECORDS = (
     128  # a chunk that an expunge leaves with less joins the one before it, if that has room
 )
 
+FLAG_LOG_CHANGES = 64  # with the tail and the rest of the row they have a page
+
 _HEAD = struct.Struct(
     "<IIIIQQ"
 )  # records, unseen, deleted, CRC-32C of the records, octets, highest modseq
 _COLUMNS = (
     "id, name, uidvalidity, uidnext, highestmodseq, messages, unseen, deleted, octets, recent_uid, "
-    "history_modseq, selectable, subscribed, special_use, keywords, tail"
+    "history_modseq, selectable, subscribed, special_use, keywords, tail, flag_log"
 )
 
 
@@ -66,6 +76,11 @@ class IndexRow(msgspec.Struct):
     special_use: str  # words, separated by space
     keywords: str  # the same, in the order of their bits
     tail: bytes  # the last records
+    flag_log: bytes = b""  # changes that records of the chunks may not have had
+
+    def __post_init__(self) -> None:
+        if self.flag_log:
+            self.tail = apply_flag_log(self.tail, self.flag_log)
 
     def mailbox(self) -> Mailbox:
         """As the callers of the store see it."""
@@ -109,7 +124,7 @@ class IndexRow(msgspec.Struct):
     def save(self, database: Database) -> None:
         database.execute(
             "UPDATE mailbox SET uidnext=?2, highestmodseq=?3, messages=?4, unseen=?5, deleted=?6, octets=?7, "
-            "recent_uid=?8, history_modseq=?9, keywords=?10, tail=?11 WHERE id=?1",
+            "recent_uid=?8, history_modseq=?9, keywords=?10, tail=?11, flag_log=?12 WHERE id=?1",
             (
                 self.id,
                 self.uidnext,
@@ -122,6 +137,7 @@ class IndexRow(msgspec.Struct):
                 self.history_modseq,
                 self.keywords,
                 self.tail,
+                self.flag_log,
             ),
         )
 
@@ -160,13 +176,14 @@ def check_head(head: bytes, records: bytes) -> bool:
     return len(head) == _HEAD.size and crc32c(records) == _HEAD.unpack(head)[3]
 
 
-def _checked(chunk: int, head: bytes, records: bytes) -> bytes:
+def _checked(row: IndexRow, chunk: int, head: bytes, records: bytes) -> bytes:
+    """The records as they are now."""
     if not check_head(head, records):
         raise StoreDamaged(
             f"the index of mailbox {chunk >> 32} is damaged from UID {chunk & UID_MAX} on: "
             "run `gateway mailbox check`"
         )
-    return records
+    return apply_flag_log(records, row.flag_log) if row.flag_log else records
 
 
 def load(database: Database, row: IndexRow, modseq_above: int = 0) -> Iterator[bytes]:
@@ -175,21 +192,29 @@ def load(database: Database, row: IndexRow, modseq_above: int = 0) -> Iterator[b
     if modseq_above == 0:
         sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
         for found in database.execute(sql, bounds):
-            yield _checked(*found)
+            yield _checked(row, *found)
     else:
         sql = "SELECT id, head FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
-        wanted = [
-            chunk
-            for chunk, head in database.execute(sql, bounds)
-            if _HEAD.unpack(head)[5] > modseq_above
-        ]
-        for chunk in wanted:
-            for found in database.execute(
-                "SELECT id, head, records FROM chunk WHERE id=?", (chunk,)
-            ):
-                yield _checked(*found)
+        heads = database.execute(sql, bounds).fetchall()
+        logged = _logged(row, [chunk for chunk, _ in heads], modseq_above)
+        for chunk, head in heads:
+            if _HEAD.unpack(head)[5] > modseq_above or chunk in logged:
+                for found in database.execute(
+                    "SELECT id, head, records FROM chunk WHERE id=?", (chunk,)
+                ):
+                    yield _checked(row, *found)
     if row.tail:
         yield row.tail
+
+
+def _logged(row: IndexRow, chunks: list[int], modseq_above: int = 0) -> set[int]:
+    """Those of the chunks, in order, that changes of the flag log with a higher MODSEQ may be about."""
+    found: set[int] = set()
+    for first, last, _, _, modseq in FLAG_CHANGE.iter_unpack(row.flag_log):
+        if modseq > modseq_above:
+            low, high = _bounds(row.id, first, last)
+            found.update(chunks[max(0, bisect_right(chunks, low) - 1) : bisect_right(chunks, high)])
+    return found
 
 
 def load_newest(database: Database, row: IndexRow) -> Iterator[bytes]:
@@ -198,7 +223,7 @@ def load_newest(database: Database, row: IndexRow) -> Iterator[bytes]:
         yield row.tail
     sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id DESC"
     for found in database.execute(sql, _bounds(row.id)):
-        yield _checked(*found)
+        yield _checked(row, *found)
 
 
 def load_after(
@@ -213,7 +238,7 @@ def load_after(
     found: list[bytes] = []
     sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
     for chunk in database.execute(sql, (start, high, chunks + 1)):
-        found.append(_above(_checked(*chunk), uid))
+        found.append(_above(_checked(row, *chunk), uid))
     more = len(found) > chunks
     if not more:
         found.append(_above(row.tail, uid))
@@ -232,7 +257,7 @@ def record_of(database: Database, row: IndexRow, uid: int) -> Record | None:
     sql = "SELECT id, head, records FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1"
     found = database.row(sql, _bounds(row.id, 0, uid))
     wanted = struct.pack("<II", uid, uid)
-    for records in (_checked(*found) if found is not None else b"", row.tail):
+    for records in (_checked(row, *found) if found is not None else b"", row.tail):
         for record in records_of(split_records(records, wanted)[1]):
             return record
     return None
@@ -242,13 +267,16 @@ def first_unseen(database: Database, row: IndexRow) -> tuple[int, int]:
     """(messages before it, UID) of the first message without \\Seen; (messages, 0) when there is none."""
     before = 0
     sql = "SELECT id, head FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
-    for chunk, head in database.execute(sql, _bounds(row.id)):
+    heads = database.execute(sql, _bounds(row.id)).fetchall()
+    logged = _logged(row, [chunk for chunk, _ in heads])
+    for chunk, head in heads:
         count, unseen = _HEAD.unpack(head)[:2]
-        if unseen:
-            found = database.row("SELECT records FROM chunk WHERE id=?", (chunk,))
-            if found is not None:
-                uid = sum_records(found[0])[5]
-                return before + _position(found[0], uid), uid
+        if unseen or chunk in logged:
+            found = database.row("SELECT id, head, records FROM chunk WHERE id=?", (chunk,))
+            records = _checked(row, *found) if found is not None else b""
+            uid = sum_records(records)[5]
+            if uid:
+                return before + _position(records, uid), uid
         before += count
     uid = sum_records(row.tail)[5]
     return (before + _position(row.tail, uid), uid) if uid else (row.messages, 0)
@@ -283,7 +311,7 @@ def _merge_tail(database: Database, row: IndexRow) -> None:
     )
     if last is not None and len(last[2]) < full:
         room = full - len(last[2])
-        joined = _checked(*last) + records[:room]
+        joined = _checked(row, *last) + records[:room]
         records = records[room:]
         replace(database, last[0], joined)
     for at in range(0, len(records), full):
@@ -325,7 +353,7 @@ def change(
         found = database.row("SELECT id, head, records FROM chunk WHERE id=?", (chunk,))
         if found is None:
             continue
-        records = _checked(*found)
+        records = _checked(row, *found)
         new = work(records)
         if new is not None:
             _recount(row, records, new)
@@ -338,6 +366,37 @@ def change(
             row.tail = new
     if shrunk:
         _join_small(database, row, start, row.id << 32 | high)
+
+
+def log_flags(
+    database: Database, mailbox: int, modseq: int, log: bytes, unseen: int, deleted: int
+) -> bool:
+    """A transaction: the mailbox gets these changes, whose MODSEQ is the next one, if it is at that MODSEQ.
+
+    unseen, deleted: how many more messages are without \\Seen, with \\Deleted.  False: others changed it, or the log
+    is full.  Raises NotNow.
+    """
+    return database.attempt(  # the two are BLOBs, which || makes TEXT of the same octets
+        "UPDATE mailbox SET highestmodseq=?2+1, unseen=unseen+?4, deleted=deleted+?5, "
+        "flag_log=CAST(flag_log||?3 AS BLOB) WHERE id=?1 AND highestmodseq=?2 AND length(flag_log)<=?6",
+        (mailbox, modseq, log, unseen, deleted, FLAG_LOG_CHANGES * FLAG_CHANGE.size - len(log)),
+    )
+
+
+def settle_flags(database: Database, row: IndexRow) -> bool:
+    """Write a flag log that is half full into the chunks; True: the caller saves the row."""
+    if len(row.flag_log) * 2 <= FLAG_LOG_CHANGES * FLAG_CHANGE.size:
+        return False
+    sql = "SELECT id FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
+    chunks = [chunk for (chunk,) in database.execute(sql, _bounds(row.id))]
+    for chunk in sorted(_logged(row, chunks)):
+        found = database.row("SELECT id, head, records FROM chunk WHERE id=?", (chunk,))
+        assert found is not None
+        records = _checked(row, *found)
+        if records is not found[2]:
+            replace(database, chunk, records)
+    row.flag_log = b""
+    return True
 
 
 def _recount(row: IndexRow, old: bytes, new: bytes) -> None:

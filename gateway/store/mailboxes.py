@@ -207,7 +207,7 @@ class Mailboxes:
 
     def _insert(self, row: IndexRow) -> None:
         self._database.execute(
-            "INSERT INTO mailbox VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO mailbox VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 row.id,
                 row.name,
@@ -225,5 +225,6 @@ class Mailboxes:
                 row.special_use,
                 row.keywords,
                 row.tail,
+                row.flag_log,
             ),
         )

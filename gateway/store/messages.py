@@ -30,7 +30,7 @@ from gateway.mail.imap_facts import message_facts
 from gateway.store.content import Contents, Prepared
 from gateway.store.database import Database
 from gateway.store.errors import LimitReached, StoreError
-from gateway.store.index import IndexRow, append, change, load, row_of
+from gateway.store.index import IndexRow, append, change, load, row_of, settle_flags
 from gateway.store.model import (
     DELETED,
     KEYWORD_BIT,
@@ -164,16 +164,17 @@ class Messages:
         refused: list[bytes] = []
 
         def work(records: bytes) -> bytes | None:
-            new, touched, left = store_flags(records, ranges, clear, bits, modseq, unchanged_since)
+            new, touched, left, _, _ = store_flags(records, ranges, clear, bits, modseq, unchanged_since)
             changed.append(touched)
             refused.append(left)
             return new
 
+        settled = settle_flags(self._database, row)
         change(self._database, row, ranges, work)
         touched = b"".join(changed)
         if touched:
             row.highestmodseq = modseq
-        if touched or row.keywords != keywords:
+        if touched or settled or row.keywords != keywords:
             row.save(self._database)
         return Stored(touched, b"".join(refused), modseq if touched else 0)
 

@@ -34,6 +34,9 @@ NEVER = 2**64 - 1  # an `unchanged_since` that refuses nothing
 # One message in the index, see _native/store_index.pyx.
 RECORD = struct.Struct("<IIQQQqII")
 
+# A change of flags as a mailbox logs it: first UID, last UID, clear, set, MODSEQ; flags become (flags & ~clear) | set.
+FLAG_CHANGE = struct.Struct("<IIQQQ")
+
 
 class Record(NamedTuple):
     """One message of a mailbox, unpacked."""

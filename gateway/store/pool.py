@@ -15,7 +15,6 @@ the loop's; a thread only takes from the deques of the slot it was given.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import resource
 import threading
@@ -23,7 +22,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.config_store import StoreConfig
 from gateway.store.account import AccountFile
@@ -34,6 +33,7 @@ from gateway.store.names import account_directory
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Work = Callable[[AccountFile], Any]
 # (result, None) or (None, error)
 Done = Callable[[Any, StoreError | None], None]
@@ -85,7 +85,7 @@ class Pool:
         self._settings = settings
         self._publish = publish
         self._slots: OrderedDict[str, Slot] = OrderedDict()  # the longest unused first
-        self._queue: Handoff[Slot | None] = Handoff()
+        self._queue: Handoff[Slot | Callable[[], None] | None] = Handoff()
         self._finished: deque[tuple[Slot, list[Result], list[Notice]]] = deque()
         self._woken = False
         self._open = 0
@@ -117,54 +117,71 @@ class Pool:
         create: bool,
         notices: Notices,
         quick: bool = False,
-        attempt: Work | None = None,
     ) -> None:
-        """done is called on the loop; quick: maybe before this returns, when work but reads a few rows.
-
-        attempt: the same as work, likewise; it raises NotNow where it would have to wait.
-        """
-        slot = self._slot(account, done)
-        if slot is None:
-            return
-        now = work if quick else attempt
-        if (
-            now is not None
-            and slot.file is not None
-            and not slot.busy
-            and time.monotonic() >= self._not_quick_until
-        ):
-            with contextlib.suppress(NotNow):
-                self._do_now(slot.file, slot.name, now, done, notices)
+        """done is called on the loop; quick: maybe before this returns, when work but reads a few rows."""
+        if quick:
+            try:
+                result = self.now(account, work)
+            except NotNow:
+                pass
+            except StoreError as error:
+                done(None, error)
                 return
-        slot.jobs.append((work, done, create, notices))
-        self._schedule(slot)
+            else:
+                done(result, None)
+                self.publish(account, notices(result))
+                return
+        slot = self._slot(account, done)
+        if slot is not None:
+            slot.jobs.append((work, done, create, notices))
+            self._schedule(slot)
 
-    def _do_now(
-        self, file: AccountFile, name: str, work: Work, done: Done, notices: Notices
-    ) -> None:
+    def now(self, account: str, work: Callable[[AccountFile], T]) -> T:
+        """work(file) in this turn of the loop.  Raises StoreError, and NotNow when it has to be submit()ted."""
+        slot = self._slots.get(account)
+        if slot is None or slot.file is None or slot.busy or self._closed:
+            raise NotNow
         began = time.monotonic()
-        result: Any = None
-        error: StoreError | None = None
+        if began < self._not_quick_until:
+            raise NotNow
         try:
-            result = work(file)
-        except StoreError as found:
-            error = found
-        except NotNow:
+            return work(slot.file)
+        except (StoreError, NotNow):
             raise
-        except Exception as found:
-            logger.exception("the store failed on account %s", name)
-            error = StoreError(f"{type(found).__name__}: {found}")
-        now = time.monotonic()
-        if now - began > QUICK_S:
-            usage = resource.getrusage(resource.RUSAGE_THREAD)
-            reads = usage.ru_majflt + usage.ru_inblock
-            if reads > self._disk_reads:  # else only the processor was busy
-                self._disk_reads = reads
-                self._not_quick_until = now + SLOW_S
-        self._slots.move_to_end(name)
-        done(result, error)
-        if error is None and (told := notices(result)):
-            self._publish([Notice(name, mailbox, modseq) for mailbox, modseq in told])
+        except Exception as error:
+            logger.exception("the store failed on account %s", account)
+            raise StoreError(f"{type(error).__name__}: {error}") from error
+        finally:
+            now = time.monotonic()
+            if now - began > QUICK_S:
+                usage = resource.getrusage(resource.RUSAGE_THREAD)
+                reads = usage.ru_majflt + usage.ru_inblock
+                if reads > self._disk_reads:  # else only the processor was busy
+                    self._disk_reads = reads
+                    self._not_quick_until = now + SLOW_S
+            self._slots.move_to_end(account)
+
+    def publish(self, account: str, changed: list[tuple[int, int]]) -> None:
+        """These (mailbox, MODSEQ) of the account are committed."""
+        if changed:
+            self._publish([Notice(account, mailbox, modseq) for mailbox, modseq in changed])
+
+    def aside(self, account: str, work: Callable[[AccountFile], object]) -> None:
+        """work(file) in a thread while others may work on the same file; nothing when it is closed."""
+        slot = self._slots.get(account)
+        if slot is None or slot.file is None or self._closed:
+            return
+        file = slot.file
+
+        def aside() -> None:
+            try:
+                work(file)
+            except StoreError as error:
+                logger.error("account %s: %s", account, error)
+            except Exception:
+                logger.exception("the store failed on account %s", account)
+
+        self._queue.put(aside)
 
     def deliver(self, delivery: Delivery, done: DeliveryDone) -> None:
         octets = delivery.octets
@@ -299,8 +316,11 @@ class Pool:
     # -- in a thread ---------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        waiter: Waiter[Slot | None] = Waiter()
+        waiter: Waiter[Slot | Callable[[], None] | None] = Waiter()
         while (slot := self._queue.take(waiter)) is not None:
+            if not isinstance(slot, Slot):
+                slot()
+                continue
             results: list[Result] = []
             notices: list[Notice] = []
             try:

@@ -31,7 +31,7 @@ from gateway.store.model import UID_MAX
 _KEYS_WITHOUT_END = (
     1000  # keys in a row that are not there, when nothing says where the last one is
 )
-_MAILBOX_COLUMNS = 16
+_MAILBOX_COLUMNS = 17  # the last one, flag_log, is not in files of earlier versions
 _SMALL_TABLES = (("shared", 2), ("garbage", 1), ("expunged", 3), ("acl", 3), ("annotation", 5))
 
 
@@ -87,8 +87,10 @@ def _copy(source: apsw.Connection, database: Database, told: Callable[[str], Non
         mailboxes = 0
         highest: dict[int, int] = {}
         for row in _by_key(source, "mailbox", 0, told):
-            if len(row) == _MAILBOX_COLUMNS and isinstance(row[15], bytes):
-                database.execute(f"INSERT OR IGNORE INTO mailbox VALUES({_marks(16)})", row)
+            row = (*row, b"")[:_MAILBOX_COLUMNS]
+            if len(row) == _MAILBOX_COLUMNS and all(isinstance(one, bytes) for one in row[15:]):
+                marks = _marks(_MAILBOX_COLUMNS)
+                database.execute(f"INSERT OR IGNORE INTO mailbox VALUES({marks})", row)
                 mailboxes += 1
                 highest[row[0]] = row[3]
     next_key = highest.pop(0, None)

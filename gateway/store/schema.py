@@ -8,13 +8,15 @@ mailbox 0 is the account itself, with an empty name: its uidnext is the next mes
 mailbox id given, its uidvalidity the last one given, its history_modseq the last change of an annotation.  One page
 less to write in every delivery.
 
+flag_log: changes of flags that are not in the mailbox's chunks yet (index.py).
+
 acl: who beside the owner may do what (acl.py).  annotation: see annotation.py; user is empty for /shared entries,
 mailbox 0 has those of the server, value is NULL for one that was removed.
 """
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _ACL = """
 CREATE TABLE acl(
@@ -32,7 +34,7 @@ CREATE TABLE mailbox(
   highestmodseq INTEGER NOT NULL, messages INTEGER NOT NULL, unseen INTEGER NOT NULL, deleted INTEGER NOT NULL,
   octets INTEGER NOT NULL, recent_uid INTEGER NOT NULL, history_modseq INTEGER NOT NULL,
   selectable INTEGER NOT NULL, subscribed INTEGER NOT NULL, special_use TEXT NOT NULL, keywords TEXT NOT NULL,
-  tail BLOB NOT NULL);
+  tail BLOB NOT NULL, flag_log BLOB NOT NULL DEFAULT x'');
 CREATE TABLE chunk(id INTEGER PRIMARY KEY, head BLOB NOT NULL, records BLOB NOT NULL);
 CREATE TABLE message(
   id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, file TEXT, facts BLOB NOT NULL, header BLOB NOT NULL, body BLOB);
@@ -45,4 +47,4 @@ CREATE TABLE expunged(
 )
 
 # version → what makes the next one of it
-UPGRADES = {1: _ACL}
+UPGRADES = {1: _ACL, 2: "ALTER TABLE mailbox ADD COLUMN flag_log BLOB NOT NULL DEFAULT x''"}

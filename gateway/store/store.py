@@ -55,7 +55,7 @@ from gateway.store.account_sharing import Access, Listing
 from gateway.store.annotation import Annotation
 from gateway.store.chores import Chore
 from gateway.store.content import LARGE_OCTETS
-from gateway.store.errors import StoreError
+from gateway.store.errors import NotNow, StoreError
 from gateway.store.large import LargeContent
 from gateway.store.maildrop import MaildropLock
 from gateway.store.model import (
@@ -82,8 +82,6 @@ from gateway.store.upload import NewMessage, Upload
 
 T = TypeVar("T")
 
-SMALL_UIDS = 1024  # so far apart, flags are changed without a thread where nothing has to be waited for
-
 KEYS_AT_ONCE = 8192  # of a search, in one turn of a thread
 
 
@@ -97,7 +95,7 @@ class Store:
         self.notices = notices or Notices()
         self._pool = Pool(directory, settings, self._publish)
         self._shares = Shares(directory)
-        self._syncs = Chore(self._pool, AccountFile.sync, settings.flags_sync_s)
+        self._syncs = Chore(self._pool, AccountFile.sync, settings.flags_sync_s, aside=True)
         self._reclaims = Chore(self._pool, AccountFile.reclaim, settings.reclaim_s)
 
     def _publish(self, notices: list[Notice]) -> None:
@@ -132,7 +130,6 @@ def _storing(
     remove: Sequence[str],
     replace: Sequence[str] | None,
     unchanged_since: int,
-    now: bool = False,
 ) -> Callable[[AccountFile], Stored]:
     return lambda file: file.store(
         mailbox,
@@ -141,13 +138,7 @@ def _storing(
         remove=remove,
         replace=replace,
         unchanged_since=unchanged_since,
-        now=now,
     )
-
-
-def _is_small(ranges: bytes) -> bool:
-    """A few chunks of the index have these UIDs."""
-    return int.from_bytes(ranges[-4:], "little") - int.from_bytes(ranges[:4], "little") < SMALL_UIDS
 
 
 def _stored(mailbox: int) -> Callable[[Stored], list[tuple[int, int]]]:
@@ -505,15 +496,31 @@ class Account:
                 self._syncs.note(self.name)
             done(stored if error is None else error)
 
-        change = mailbox, ranges, add, remove, replace, unchanged_since
         self._pool.submit(
             self.name,
-            _storing(*change),
+            _storing(mailbox, ranges, add, remove, replace, unchanged_since),
             answer,
             create=self._create,
             notices=_stored(mailbox),
-            attempt=_storing(*change, now=True) if _is_small(ranges) else None,
         )
+
+    def log_flags(self, mailbox: int, modseq: int, log: bytes, unseen: int, deleted: int) -> bool:
+        """What store() does, at once, where it is known what that is: the mailbox was at that MODSEQ.
+
+        log: packed changes (model.FLAG_CHANGE) with the next MODSEQ; empty: nothing would change.  unseen, deleted: how
+        many more messages are without \\Seen, with \\Deleted.  False: ask store(); others changed the mailbox, there
+        is something to wait for, or too much was logged.
+        """
+        try:
+            done = self._pool.now(
+                self.name, lambda file: file.log_flags(mailbox, modseq, log, unseen, deleted)
+            )
+        except NotNow:
+            return False
+        if done and log:
+            self._syncs.note(self.name)
+            self._pool.publish(self.name, [(mailbox, modseq + 1)])
+        return done
 
     def upload_small(self, size: int) -> Upload | None:
         """For a message of that size, to be kept in memory until discard(); None: upload_large() is the way."""

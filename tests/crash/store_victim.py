@@ -21,16 +21,20 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from gateway.config_store import StoreConfig
+from gateway.server.imap.view import Index
+from gateway.server.imap.watch import Watch
 from gateway.store import account_sharing, acl, annotation, content, database, index, upload
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
 from gateway.store.errors import NotNow
 from gateway.store.model import (
     KEYWORD_BIT,
+    NEVER,
     Content,
     Delivered,
     Delivery,
     Record,
+    Stored,
     ranges_of,
     records_of,
 )
@@ -46,6 +50,7 @@ SIZES = (10, 300, 2000, 20_000)
 def small_limits() -> None:
     """So that everything happens often: full chunks, large bodies."""
     index.TAIL_RECORDS, index.CHUNK_RECORDS, index.MERGE_RECORDS = 4, 12, 5
+    index.FLAG_LOG_CHANGES = 20
     content.LARGE_OCTETS = LARGE_OCTETS
     content.RECLAIM_MESSAGES = 5
     upload.LARGE_OCTETS = LARGE_OCTETS
@@ -137,15 +142,25 @@ class Victim:
         words = [self.word]
         how = {"add": words} if value else {"remove": words}
         ranges = ranges_of([record.uid for record in some])
-        try:
-            done = self.file.store(self.boxes[name], ranges, **how, now=True)
-        except NotNow:
-            done = self.file.store(self.boxes[name], ranges, **how)
+        done = self._log(name, ranges, value) or self.file.store(self.boxes[name], ranges, **how)
         if done.modseq:
             there = {r.uid for r in records_of(done.changed)}
             for record in some:
                 if record.uid in there:
                     self.tell(f"F {name} {record.uid} {self.word} {value}")
+
+    def _log(self, name: str, ranges: bytes, value: int) -> Stored | None:
+        """As an IMAP session does it, without waiting; None: that cannot be."""
+        snapshot = self.file.snapshot(self.boxes[name])
+        bits = snapshot.mailbox.bits([self.word])
+        if bits is None:
+            return None
+        watch = Watch(self.file, snapshot.mailbox)  # type: ignore[arg-type]  # it asks for log_flags() only
+        watch.index = Index(snapshot.chunks)
+        try:
+            return watch.store(ranges, 0 if value else bits, bits if value else 0, NEVER)
+        except NotNow:
+            return None
 
     def remove(self, name: str, some: list[Record]) -> None:
         for record in some:

@@ -29,7 +29,7 @@ def u32(values: list[int]) -> bytes:
 
 def store_flags(
     records: list[Fields], ranges: bytes, clear: int, set_: int, modseq: int, unchanged_since: int
-) -> tuple[bytes | None, bytes, bytes]:
+) -> tuple[bytes | None, bytes, bytes, int, int]:
     after, changed, refused = [], [], []
     for fields in records:
         uid, size, flags, old, *rest = fields
@@ -41,7 +41,18 @@ def store_flags(
                 new = (uid, size, flags & ~clear | set_, modseq, *rest)
                 changed.append(new)
         after.append(new)
-    return packed(after) if changed else None, packed(changed), u32(refused)
+    unseen, deleted = (sum_records(after)[at] - sum_records(records)[at] for at in (1, 2))
+    return packed(after) if changed else None, packed(changed), u32(refused), unseen, deleted
+
+
+def apply_flag_log(records: list[Fields], log: list[tuple[int, int, int, int, int]]) -> bytes:
+    after = []
+    for uid, size, flags, modseq, *rest in records:
+        for first, last, clear, set_, changed in log:
+            if first <= uid <= last and modseq < changed and flags & ~clear | set_ != flags:
+                flags, modseq = flags & ~clear | set_, changed
+        after.append((uid, size, flags, modseq, *rest))
+    return packed(after)
 
 
 def split_records(records: list[Fields], ranges: bytes, must: int) -> tuple[bytes, bytes]:

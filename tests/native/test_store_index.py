@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway._native import (
     RECORD_OCTETS,
+    apply_flag_log,
     find_records,
     record_column,
     records_ascend,
@@ -56,6 +57,21 @@ def test_store_flags(
 ) -> None:
     wanted = model.store_flags(records, ranges, clear, set_, 99, unchanged_since)
     assert store_flags(model.packed(records), ranges, clear, set_, 99, unchanged_since) == wanted
+
+
+changes = st.tuples(st.integers(1, 45), st.integers(0, 20), flag_bits, flag_bits)
+
+
+@given(mailboxes(), st.lists(changes, max_size=6), st.integers(0, 8))
+def test_flag_log(records: list[model.Fields], found: list[tuple[int, int, int, int]], modseq: int) -> None:
+    log = [(first, first + more, *bits, modseq + at) for at, (first, more, *bits) in enumerate(found)]
+    packed = b"".join(struct.pack("<IIQQQ", *change) for change in log)
+    octets = model.packed(records)
+    wanted = model.apply_flag_log(records, log)
+    after = apply_flag_log(octets, packed)
+    assert after == wanted
+    assert (after is octets) == (after == octets)
+    assert apply_flag_log(after, packed) is after  # it has had them
 
 
 @given(mailboxes(), range_lists(), flag_bits)

@@ -24,9 +24,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from gateway.config_store import StoreConfig
 from gateway.server.imap import updates, watch
 from gateway.server.imap.state import Bad, Selected
+from gateway.server.imap.store import Change, flag_bits
 from gateway.server.imap.view import NEVER_RECENT, View
 from gateway.server.imap.watch import Watches
-from gateway.store.model import Delivered, Delivery, ranges_of
+from gateway.store.model import NEVER, Delivered, Delivery, ranges_of
 from gateway.store.notices import Notices
 from gateway.store.store import Store
 
@@ -227,7 +228,10 @@ class Mailbox(RuleBasedStateMachine):
             ranges = client.view.ranges(pairs.tobytes(), uid=False)
             uids = {client.view.uid_of(number) for number in numbers}
             assert set(array("I", client.view.uids_of(ranges))) == uids
-            stored = await client.worker.account.store(
+            told = Change(*(flags if how == way else [] for way in ("add", "remove")), None, False, NEVER)
+            bits = flag_bits(client.view.mailbox, told._replace(replace=flags) if how == "replace" else told)
+            logged = None if bits is None else client.view.store(ranges, *bits, NEVER)
+            stored = logged or await client.worker.account.store(
                 client.view.mailbox.id, ranges, **{how: flags}  # type: ignore[arg-type]
             )
             for uid in uids & self.truth.keys():
@@ -235,7 +239,11 @@ class Mailbox(RuleBasedStateMachine):
                 new = {"add": old | set(flags), "remove": old - set(flags), "replace": set(flags)}
                 self.truth[uid] = new[how]
             known = client.view.mailbox.bits(flags if how != "remove" else []) is not None
-            if stored.modseq and known:
+            if logged:
+                own = updates.Own(logged.modseq, ranges, False, False)
+                for _ in updates.answer_store(client, own):  # type: ignore[arg-type]
+                    pass
+            elif stored.modseq and known:
                 client.view.watch.apply(stored.changed, b"", stored.modseq)
             elif stored.modseq:
                 client.view.watch.newest_modseq = max(client.view.watch.newest_modseq, stored.modseq)

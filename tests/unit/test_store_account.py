@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway._native import records_ascend
 from gateway.config_store import StoreConfig
+from gateway.server.imap.store import Change, flag_bits
+from gateway.server.imap.view import Index
+from gateway.server.imap.watch import Watch
 from gateway.store import database, index
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
@@ -37,6 +40,8 @@ from gateway.store.messages import range_uids
 from gateway.store.model import (
     ALL_UIDS,
     DELETED,
+    FLAG_CHANGE,
+    NEVER,
     SEEN,
     Content,
     Delivered,
@@ -44,6 +49,7 @@ from gateway.store.model import (
     Mailbox,
     Quota,
     Record,
+    Stored,
     ranges_of,
     records_of,
 )
@@ -88,6 +94,27 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "TAIL_RECORDS", 3)
     monkeypatch.setattr(index, "CHUNK_RECORDS", 7)
     monkeypatch.setattr(index, "MERGE_RECORDS", 3)
+    monkeypatch.setattr(index, "FLAG_LOG_CHANGES", 6)
+    monkeypatch.setattr(database, "BUSY_COMMITS", 1)
+
+
+def store_logged(
+    file: AccountFile, name: str, ranges: bytes, how: str, flags: Iterable[str], unchanged_since: int
+) -> Stored | None:
+    """As an IMAP session does it that knows the mailbox; None: it has to ask the store."""
+    snapshot = file.snapshot(file.mailbox(name).id)
+    change = Change(*(list(flags) if how == way else [] for way in ("add", "remove")), None, False, NEVER)
+    if how == "replace":
+        change = change._replace(replace=list(flags))
+    bits = flag_bits(snapshot.mailbox, change)
+    if bits is None or not ranges:
+        return None
+    watch = Watch(file, snapshot.mailbox)  # type: ignore[arg-type]  # it asks for log_flags() only
+    watch.index = Index(snapshot.chunks)
+    try:
+        return watch.store(ranges, *bits, unchanged_since)
+    except NotNow:
+        return None
 
 
 # -- against a model ----------------------------------------------------------------------------------
@@ -159,17 +186,21 @@ class AccountMachine(RuleBasedStateMachine):
         flags=st.sets(st.sampled_from(FLAGS), min_size=1, max_size=2),
         how=st.sampled_from(("add", "remove", "replace")),
         since=st.integers(0, 3),
+        logged=st.sampled_from((True, True, False)),
     )
-    def change(self, name: str, part: int, flags: set[str], how: str, since: int) -> None:
+    def change(self, name: str, part: int, flags: set[str], how: str, since: int, logged: bool) -> None:
         box = self.model[name]
         wanted = [uid for uid in box.messages if uid % part == 0]
         unchanged_since = 2**64 - 1 if since == 0 else max(0, box.modseq - since)
-        stored = self.file.store(
-            self.id_of(name),
-            ranges_of(wanted) if part > 1 else ALL_UIDS,
-            **{how: sorted(flags)},  # type: ignore[arg-type]
-            unchanged_since=unchanged_since,
-        )
+        ranges = ranges_of(wanted) if part > 1 else ALL_UIDS
+        stored = store_logged(self.file, name, ranges, how, flags, unchanged_since) if logged else None
+        if stored is None:
+            stored = self.file.store(
+                self.id_of(name),
+                ranges,
+                **{how: sorted(flags)},  # type: ignore[arg-type]
+                unchanged_since=unchanged_since,
+            )
         refused = [uid for uid in wanted if box.messages[uid].modseq > unchanged_since]
         changed = []
         for uid in wanted:
@@ -652,19 +683,34 @@ def test_flags_are_changed_without_waiting_where_nobody_has_to(tmp_path: Path) -
     inbox = file.mailbox("INBOX").id
     for _ in range(database.BUSY_COMMITS):
         file.add(inbox, [(b"Subject: x\r\n\r\nx\r\n", (), 1, "", 0)])
-    assert file.store(inbox, ranges_of([1]), add=["\\Seen"], now=True).changed
-    for _ in range(database.CHECKPOINT_COMMITS):
-        file.store(inbox, ranges_of([2]), add=["\\Seen"], now=True)
-        file.store(inbox, ranges_of([2]), remove=["\\Seen"], now=True)
+    modseq = file.mailbox("INBOX").highestmodseq
+
+    def see(uid: int, clear: int, bits: int, modseq: int) -> bool:
+        log = FLAG_CHANGE.pack(uid, uid, clear, bits, modseq + 1)
+        return file.log_flags(inbox, modseq, log, -bits if bits else clear, 0)
+
+    assert see(1, 0, SEEN, modseq)
+    assert not see(2, 0, SEEN, modseq)  # somebody was faster
+    assert file.log_flags(inbox, modseq + 1, b"", 0, 0) and not file.log_flags(inbox, modseq, b"", 0, 0)
     file.sync()
     other = AccountFile(tmp_path / "a", StoreConfig())
     assert [record.flags for record in records_of(b"".join(other.snapshot(inbox).chunks))][:2] == [1, 0]
+    assert other.mailbox("INBOX").unseen == database.BUSY_COMMITS - 1
     with other.database.write(), pytest.raises(NotNow):
-        file.store(inbox, ranges_of([1]), remove=["\\Seen"], now=True)
-    assert file.store(inbox, ranges_of([1]), remove=["\\Seen"], now=True).changed
+        see(1, SEEN, 0, modseq + 1)
+    assert see(1, SEEN, 0, modseq + 1)
+    assert see(2, 0, SEEN, modseq + 2)
+    assert not any(record.flags for record in records_of(other.changes(inbox, modseq).changed[0])[:1])
     other.close()
+    for at in range(3, index.FLAG_LOG_CHANGES - 1):
+        assert see(1, 0, 0, modseq + at)
+    assert see(3, 0, SEEN, file.mailbox("INBOX").highestmodseq)
+    assert not see(1, 0, SEEN, file.mailbox("INBOX").highestmodseq)  # no room; it is made by
+    stored = file.store(inbox, ranges_of([1]), add=["\\Flagged"])
+    assert see(1, 0, SEEN, stored.modseq)
     file.close()
+    assert check_account(tmp_path / "a", StoreConfig()).clean
     synced = AccountFile(tmp_path / "a", StoreConfig(flags_sync_s=0.0))
     with pytest.raises(NotNow):
-        synced.store(inbox, ranges_of([1]), add=["\\Seen"], now=True)
+        synced.log_flags(inbox, stored.modseq + 1, FLAG_CHANGE.pack(1, 1, 0, 0, 0), 0, 0)
     synced.close()

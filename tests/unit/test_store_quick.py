@@ -92,7 +92,7 @@ def test_when_the_disk_was_asked_the_threads_do_it(
 ) -> None:
     async def body() -> None:
         store, account, key = await opened(tmp_path)
-        times = [100.0, 100.0, 100.0 + 2 * pool.QUICK_S]
+        times = [100.0, 100.0 + 2 * pool.QUICK_S]
         clock = SimpleNamespace(monotonic=lambda: times.pop(0) if times else 100.1)
         usage = SimpleNamespace(ru_majflt=10**9 if disk else -1, ru_inblock=0)
         monkeypatch.setattr(pool, "time", clock)

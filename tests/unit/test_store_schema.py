@@ -25,7 +25,8 @@ def make(directory: Path) -> None:
 def as_version_1(directory: Path) -> None:
     with apsw.Connection(str(directory / "store.db")) as connection:
         connection.execute(
-            "DROP TABLE acl; DROP TABLE annotation; DROP INDEX subscription; PRAGMA user_version = 1"
+            "DROP TABLE acl; DROP TABLE annotation; DROP INDEX subscription; "
+            "ALTER TABLE mailbox DROP COLUMN flag_log; PRAGMA user_version = 1"
         )
     connection.close()
 

@@ -1,14 +1,16 @@
 """STORE and UID STORE: flags and keywords.
 
-Owns      STORE, UID STORE
-Flow      arguments → one transaction of the store → the worker's index takes it over → FETCH responses
+Owns      STORE, UID STORE; Change, flag_bits()
+Flow      arguments → the worker's index as it will be → the store logs the change, if it knows of no other; else
+          arguments → one transaction of the store → the worker's index takes it over → FETCH responses
 Errors    flags without the right to them are passed over; NO when none is left (RFC 4314 §4)
 Standards RFC 9051 §6.4.6, RFC 7162 §3.1.3 (UNCHANGEDSINCE, MODIFIED), RFC 4314 §4; RFC 9738
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway._native import format_set, ranges_of_uids
 from gateway.server.imap import updates
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.state import Selected
+    from gateway.store.model import Mailbox
 
 
 SYNC_OCTETS = 1 << 18  # of changed records that are answered in one turn of the loop
@@ -38,15 +41,15 @@ class Change(NamedTuple):
     unchanged_since: int
 
 
-def cmd_store(session: ImapSession, command: ImapCommand) -> Outcome:
+def cmd_store(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
     return _store(session, command, uid=False)
 
 
-def cmd_uid_store(session: ImapSession, command: ImapCommand) -> Outcome:
+def cmd_uid_store(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
     return _store(session, command, uid=True)
 
 
-def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
+def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome | Coroutine[Any, Any, Outcome]:
     command.space()
     pairs = command.sequence_set()
     command.space()
@@ -63,6 +66,12 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
     if not ranges:
         return None
     ranges = bounded_ranges(session, ranges)
+    found = flag_bits(view.mailbox, change)
+    store = view.watch.store if selected.contexts else view.store  # contexts need the update
+    if found is not None and (stored := store(ranges, *found, change.unchanged_since)) is not None:
+        if len(stored.changed) > SYNC_OCTETS:
+            return _answer_later(session, stored, ranges, change, uid)
+        return _answer(session, stored, ranges, change, uid)
     answer = session.answer_later()
 
     def done(stored: Stored | StoreError) -> None:
@@ -79,11 +88,7 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
         if watch.is_stale or len(stored.changed) > SYNC_OCTETS:
             session.go_on(_answer_later(session, stored, ranges, change, uid))
             return
-        own = _own(stored, ranges, change, uid)
-        updates.report(session, uid, own)
-        for _ in updates.answer_store(session, own):
-            pass
-        answer(_outcome(session, stored, uid))
+        answer(_answer(session, stored, ranges, change, uid))
 
     selected.place.account.store_then(
         view.mailbox.id,
@@ -95,6 +100,28 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome:
         unchanged_since=change.unchanged_since,
     )
     return PENDING
+
+
+def flag_bits(mailbox: Mailbox, change: Change) -> tuple[int, int] | None:
+    """(clear, set): flags become (flags & ~clear) | set.  None: it takes a keyword that is new here."""
+    bits = mailbox.bits(change.add if change.replace is None else change.replace)
+    if bits is None:
+        return None
+    if change.replace is not None:
+        return NEVER, bits
+    clear = 0
+    for flag in change.remove:
+        clear |= mailbox.bits((flag,)) or 0  # a keyword that nobody ever set
+    return clear, bits
+
+
+def _answer(session: ImapSession, stored: Stored, ranges: bytes, change: Change, uid: bool) -> Outcome:
+    """What came of it, when the view knows."""
+    own = _own(stored, ranges, change, uid)
+    updates.report(session, uid, own)
+    for _ in updates.answer_store(session, own):
+        pass
+    return _outcome(session, stored, uid)
 
 
 async def _answer_later(

@@ -32,6 +32,7 @@ from gateway._native import (
     record_column,
     resolve_set,
     select_records,
+    store_flags,
     uids_to_numbers,
 )
 from gateway.server.imap.state import Bad
@@ -39,8 +40,9 @@ from gateway.store.model import UID_MAX
 
 if TYPE_CHECKING:
     from gateway.server.imap.watch import Watch
-    from gateway.store.model import Mailbox
+    from gateway.store.model import Mailbox, Stored
 
+CHUNKS_AT_ONCE = 64  # 32,768 messages, whose flags are changed in half a millisecond
 CHUNK_OCTETS = 512 * RECORD_OCTETS  # a chunk that new messages join; the store's has as many
 SMALL_OCTETS = 128 * RECORD_OCTETS  # one that an expunge leaves smaller joins the one before it
 
@@ -51,18 +53,21 @@ class Index:
     """The records of a mailbox at one moment; it never changes.
 
     chunks: packed records (gateway.store.model.Record), ascending by UID, none of them empty.  starts: the sequence
-    number of the first record of each chunk, and behind them count + 1.
+    number of the first record of each chunk, and behind them count + 1; firsts: its UID.
     """
 
-    __slots__ = ("chunks", "count", "starts")
+    __slots__ = ("chunks", "count", "firsts", "starts")
 
-    def __init__(self, chunks: list[bytes], starts: array[int] | None = None) -> None:
-        """starts: of another index, whose chunks are as long."""
-        if starts is None:
-            starts = array("I", accumulate((len(c) // RECORD_OCTETS for c in chunks), initial=1))
+    def __init__(self, chunks: list[bytes], like: Index | None = None) -> None:
+        """like: another index, whose chunks have the same messages."""
+        if like is None:
+            self.starts = array("I", accumulate((len(c) // RECORD_OCTETS for c in chunks), initial=1))
+            self.firsts = array("I", b"".join([chunk[:4] for chunk in chunks]))
+        else:
+            self.starts = like.starts
+            self.firsts = like.firsts
         self.chunks = chunks
-        self.starts = starts
-        self.count = starts[-1] - 1
+        self.count = self.starts[-1] - 1
 
     @property
     def last_uid(self) -> int:
@@ -79,19 +84,46 @@ class Index:
         end = (count + 1 - self.starts[whole]) * RECORD_OCTETS
         return Index([*self.chunks[:whole], self.chunks[whole][:end]])
 
+    def stored(self, ranges: bytes, clear: int, bits: int, modseq: int, unchanged_since: int) -> Restored | None:
+        """With flags (flags & ~clear) | bits in the ranges, as the store does it.
+
+        None: that is the store's to do, because messages were changed after unchanged_since, or because it is much.
+        """
+        start = max(0, bisect_right(self.firsts, int.from_bytes(ranges[:4], "little")) - 1)
+        end = bisect_right(self.firsts, int.from_bytes(ranges[-4:], "little"))
+        if end - start > CHUNKS_AT_ONCE:
+            return None
+        chunks = self.chunks
+        changed: list[bytes] = []
+        unseen = deleted = 0
+        for at in range(start, end):
+            new, touched, refused, more_unseen, more_deleted = store_flags(
+                chunks[at], ranges, clear, bits, modseq, unchanged_since
+            )
+            if refused:
+                return None
+            if new is not None:
+                if not changed:
+                    chunks = chunks[:]
+                chunks[at] = new
+                changed.append(touched)
+                unseen += more_unseen
+                deleted += more_deleted
+        return Restored(Index(chunks, self) if changed else self, b"".join(changed), unseen, deleted)
+
     def patched(self, changed: bytes, gone: bytes) -> Index:
         """With these records, new ones at the end, and without the UIDs in the ranges; itself when nothing differs."""
         chunks = self.chunks
         first, last = _bounds(changed, gone)
-        start = max(0, bisect_right(chunks, first, key=_first_uid) - 1)
-        end = bisect_right(chunks, last, key=_first_uid)
+        start = max(0, bisect_right(self.firsts, first) - 1)
+        end = bisect_right(self.firsts, last)
         middle = [patch_records(chunk, changed, gone) for chunk in chunks[start:end]]
         same = list(map(is_, middle, chunks[start:end]))
         added = _above(changed, self.last_uid)
         if all(same) and not added:
             return self
         if not added and list(map(len, middle)) == list(map(len, chunks[start:end])):
-            return Index([*chunks[:start], *middle, *chunks[end:]], self.starts)
+            return Index([*chunks[:start], *middle, *chunks[end:]], self)
         joined = chunks[:start]
         for chunk, untouched in zip(middle, same, strict=True):
             if not chunk:
@@ -109,6 +141,15 @@ class Index:
 
 
 EMPTY = Index([])
+
+
+class Restored(NamedTuple):
+    """What a STORE makes of an index."""
+
+    after: Index
+    changed: bytes  # records
+    unseen: int  # how many more are without \\Seen
+    deleted: int  # with \\Deleted
 
 
 class Update(NamedTuple):
@@ -247,12 +288,9 @@ class View:
         if not ranges:
             return
         first = max(0, self._chunk_of(int.from_bytes(ranges[:4], "little")))
-        last = int.from_bytes(ranges[-4:], "little")
-        for at in range(first, len(index.chunks)):
-            chunk = index.chunks[at]
-            if _uid(chunk, 0) > last:
-                return
-            numbers, records = select_records(chunk, ranges, index.starts[at])
+        end = self._chunk_of(int.from_bytes(ranges[-4:], "little")) + 1
+        for at in range(first, end):
+            numbers, records = select_records(index.chunks[at], ranges, index.starts[at])
             if numbers:
                 yield numbers, records
 
@@ -278,7 +316,7 @@ class View:
 
     def _chunk_of(self, uid: int) -> int:
         """The last chunk that begins at or before uid; -1: none."""
-        return bisect_right(self.index.chunks, uid, key=_first_uid) - 1
+        return bisect_right(self.index.firsts, uid) - 1
 
     def _number_from(self, uid: int) -> int:
         """The sequence number of the first message at or above uid; count + 1: there is none."""
@@ -288,6 +326,15 @@ class View:
             return 1
         below = sum(found < uid for found in array("I", record_column(index.chunks[at], "uid")))
         return index.starts[at] + below
+
+    def store(self, ranges: bytes, clear: int, bits: int, unchanged_since: int) -> Stored | None:
+        """The session's STORE, done at once; None: ask the store.  What it did is not part of an update()."""
+        watch = self.watch
+        is_newest = self._index is watch.index
+        stored = watch.store(ranges, clear, bits, unchanged_since)
+        if stored is not None and is_newest:
+            self._index = watch.index
+        return stored
 
     # -- what the session is told ------------------------------------------------------------------------------------
 

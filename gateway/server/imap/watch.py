@@ -26,7 +26,7 @@ import msgspec
 from gateway._native import RECORD_OCTETS, diff_records, split_records
 from gateway.server.imap.view import CHUNK_OCTETS, EMPTY, Index
 from gateway.store.errors import NoSuchMailbox, StoreError
-from gateway.store.model import NEVER, RECORD, UID_MAX, Mailbox, Notice
+from gateway.store.model import FLAG_CHANGE, NEVER, RECORD, UID_MAX, Mailbox, Notice, Stored
 
 if TYPE_CHECKING:
     from gateway.server.imap.view import View
@@ -38,6 +38,7 @@ LAZY_MESSAGES = 20_000
 UNUSED_MAX = 64
 UNUSED_OCTETS = 8 << 20
 RANGE = struct.Struct("<II")
+RANGES_AT_ONCE = 16  # of a STORE; each takes its place in the mailbox's flag log
 
 
 class Listener(Protocol):
@@ -217,6 +218,29 @@ class Watch:
             self._advance(
                 msgspec.structs.replace(self.mailbox, highestmodseq=modseq, messages=index.count), index
             )
+
+    def store(self, ranges: bytes, clear: int, bits: int, unchanged_since: int) -> Stored | None:
+        """Flags become (flags & ~clear) | bits, where all that was committed is known and nothing has to be waited for.
+
+        None: ask the store.
+        """
+        index, mailbox = self.index, self.mailbox
+        if index is None or self.is_stale or len(ranges) > RANGE.size * RANGES_AT_ONCE:
+            return None
+        modseq = mailbox.highestmodseq + 1
+        restored = index.stored(ranges, clear, bits, modseq, unchanged_since)
+        if restored is None:
+            return None
+        changed = restored.changed
+        log = b""
+        if changed:
+            log = b"".join([FLAG_CHANGE.pack(*pair, clear, bits, modseq) for pair in RANGE.iter_unpack(ranges)])
+        if not self.account.log_flags(mailbox.id, modseq - 1, log, restored.unseen, restored.deleted):
+            return None
+        if not changed:
+            return Stored(b"", b"", 0)
+        self._advance(msgspec.structs.replace(mailbox, highestmodseq=modseq), restored.after)
+        return Stored(changed, b"", modseq)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._work = asyncio.get_running_loop().create_task(self._read(work))
