@@ -22,6 +22,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 from gateway._native import record_column
 from gateway.config_store import StoreConfig
 from gateway.store import annotation
@@ -77,6 +79,12 @@ from gateway.store.url_keys import make_url_key, reset_url_keys, url_key
 
 CLOCK_S = 86_400  # a clock is set back by less
 _ANY_TIME = nullcontext()
+_READERS: dict[str, Callable[[Contents, Sequence[int]], Any]] = {
+    "content": Contents.read,
+    "header": Contents.headers,
+    "facts": Contents.facts,
+    "joined facts": Contents.joined_facts,
+}
 
 
 class AccountFile:
@@ -416,18 +424,14 @@ class AccountFile:
         "joined facts": bytes, or where some cannot be had like "facts".
         """
         contents = self._contents
-        columns: dict[str, Callable[[Sequence[int]], Any]]
-        columns = {
-            "content": contents.read,
-            "header": contents.headers,
-            "facts": contents.facts,
-            "joined facts": contents.joined_facts,
-        }
         if len(names) == 1:  # one statement is of one moment anyhow
-            with errors(self._database.path):
-                return [columns[names[0]](keys)]
+            try:
+                return [_READERS[names[0]](contents, keys)]
+            except (apsw.Error, OSError):
+                with errors(self._database.path):
+                    raise
         with self._database.read():
-            return [columns[name](keys) for name in names]
+            return [_READERS[name](contents, keys) for name in names]
 
     def open_large(self, key: int) -> LargeContent | None:
         """The message to be read in slices, when its body is a file; None when read() is the way."""

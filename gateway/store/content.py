@@ -213,17 +213,21 @@ class Contents:
 
     def _rows(self, columns: str, keys: Sequence[int]) -> dict[int, tuple[Any, ...] | StoreError]:
         """(id, columns) of each message that is there, by its key; one statement costs a fifth of one for each."""
-        sql = f"SELECT m.id, {columns} FROM carray(?) k CROSS JOIN message m ON m.id=k.value"
         found: dict[int, tuple[Any, ...] | StoreError] = {}
+        one = f"SELECT id, {columns} FROM message WHERE id=?"
+        some = f"SELECT m.id, {columns} FROM carray(?) k CROSS JOIN message m ON m.id=k.value"
         try:
-            for row in self._database.execute(sql, (_carray(keys),)):
+            if len(keys) == 1:
+                rows = self._database.execute(one, (keys[0],))
+            else:
+                rows = self._database.execute(some, (_carray(keys),))
+            for row in rows:
                 found[row[0]] = row
         except apsw.CorruptError:  # a damaged page: the others are not concerned
-            sql = f"SELECT id, {columns} FROM message WHERE id=?"
             for key in keys:
                 try:
                     with errors(self._database.path):
-                        for row in self._database.execute(sql, (key,)):
+                        for row in self._database.execute(one, (key,)):
                             found[key] = row
                 except StoreError as error:
                     found[key] = error

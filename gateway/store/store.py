@@ -369,26 +369,27 @@ class Account:
         """
         return self._ask(lambda file: work(file.columns(keys, names)))
 
+    def columns_now(self, keys: Sequence[int], names: Sequence[str]) -> list[Any]:
+        """The columns of a few small messages, if they are in memory and no thread is at work on the account.
+
+        Raises NotNow: columns_then() is the way.
+        """
+        return self._pool.now(self.name, lambda file: file.columns(keys, names))
+
     def columns_then(
         self,
         keys: Sequence[int],
         names: Sequence[str],
         work: Callable[[list[Any]], T],
         done: Callable[[T, StoreError | None], None],
-        *,
-        quick: bool = False,
     ) -> None:
-        """The same; done(result, None) or done(None, error) is called on the loop, maybe before this returns.
-
-        quick: it is little, and may be read without a thread if it is in memory.
-        """
+        """The same; done(result, None) or done(None, error) is called on the loop."""
         self._pool.submit(
             self.name,
             lambda file: work(file.columns(keys, names)),
             done,
             create=self._create,
             notices=_nothing,
-            quick=quick,
         )
 
     async def open_large(self, key: int) -> LargeContent | None:

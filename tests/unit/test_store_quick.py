@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from array import array
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,8 @@ import pytest
 
 from gateway.config_store import StoreConfig
 from gateway.store import pool
-from gateway.store.errors import StoreError
+from gateway.store.account import AccountFile
+from gateway.store.errors import NotNow, StoreError
 from gateway.store.model import Content, Delivered, Delivery
 from gateway.store.store import Account, Store
 
@@ -31,8 +31,15 @@ async def opened(directory: Path) -> tuple[Store, Account, int]:
     return store, store.account("alice"), delivered.message
 
 
-def ask(account: Account, key: int, work: Callable[[list[Any]], Any], **how: bool) -> tuple[list[Any], asyncio.Event]:
-    """[(result, error)] once it is there."""
+def read_now(account: Account, key: int) -> bytes:
+    """The body, read by the loop.  Raises NotNow."""
+    (contents,) = account.columns_now(array("Q", [key]), ["content"])
+    assert isinstance(contents[0], Content)
+    return contents[0].body
+
+
+def ask(account: Account, key: int) -> tuple[list[Any], asyncio.Event]:
+    """[(result, error)] once a thread has read it; the result is that thread."""
     answers: list[Any] = []
     there = asyncio.Event()
 
@@ -40,46 +47,38 @@ def ask(account: Account, key: int, work: Callable[[list[Any]], Any], **how: boo
         answers.append((result, error))
         there.set()
 
-    account.columns_then(array("Q", [key]), ["content"], work, done, **how)
+    account.columns_then(array("Q", [key]), ["content"], lambda _: threading.get_ident(), done)
     return answers, there
 
 
 def test_a_little_is_read_at_once(tmp_path: Path) -> None:
     async def body() -> None:
         store, account, key = await opened(tmp_path)
-        here = threading.get_ident()
-
-        def read(columns: list[Any]) -> tuple[int, bytes]:
-            content = columns[0][0]
-            assert isinstance(content, Content)
-            return threading.get_ident(), content.body
-
-        answers, _ = ask(account, key, read, quick=True)
-        assert answers == [((here, b"body\r\n"), None)]  # before columns_then() returned
-        answers, there = ask(account, key, read)
+        assert read_now(account, key) == b"body\r\n"
+        answers, there = ask(account, key)
         assert answers == []
+        with pytest.raises(NotNow):  # a thread is at work on the account: it comes first
+            read_now(account, key)
         await there.wait()
-        assert answers[0][0][0] != here
-        answers, there = ask(account, key, read)  # a thread is at work on the account: it comes first
-        later, there_too = ask(account, key, read, quick=True)
-        assert later == []
-        await asyncio.gather(there.wait(), there_too.wait())
-        assert later[0][0][0] != here
+        assert answers[0][0] != threading.get_ident()
+        assert read_now(account, key) == b"body\r\n"
         await store.close()
+        with pytest.raises(NotNow):
+            read_now(account, key)
 
     asyncio.run(body())
 
 
-def test_an_error_is_told_in_the_same_way(tmp_path: Path) -> None:
+def test_an_unexpected_error_is_one_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         store, account, key = await opened(tmp_path)
-
-        def fail(_: list[Any]) -> None:
-            raise ZeroDivisionError
-
-        answers, _ = ask(account, key, fail, quick=True)
-        result, error = answers[0]
-        assert result is None and isinstance(error, StoreError) and "ZeroDivisionError" in str(error)
+        with monkeypatch.context() as patch:
+            patch.setattr(AccountFile, "columns", lambda *_: 1 // 0)
+            with pytest.raises(StoreError, match="ZeroDivisionError"):
+                read_now(account, key)
+            patch.setattr(AccountFile, "mailbox", lambda *_: 1 // 0)
+            with pytest.raises(StoreError, match="ZeroDivisionError"):
+                await account.mailbox("INBOX")
         assert (await account.mailbox("INBOX")).messages == 1
         await store.close()
 
@@ -97,12 +96,13 @@ def test_when_the_disk_was_asked_the_threads_do_it(
         usage = SimpleNamespace(ru_majflt=10**9 if disk else -1, ru_inblock=0)
         monkeypatch.setattr(pool, "time", clock)
         monkeypatch.setattr(pool, "resource", SimpleNamespace(getrusage=lambda _: usage, RUSAGE_THREAD=1))
-        answers, _ = ask(account, key, lambda _: None, quick=True)  # takes longer than QUICK_S
-        assert answers == [(None, None)]
-        answers, there = ask(account, key, lambda _: None, quick=True)
-        assert bool(answers) is not disk
+        assert read_now(account, key)  # takes longer than QUICK_S
+        if disk:
+            with pytest.raises(NotNow):
+                read_now(account, key)
+        else:
+            assert read_now(account, key)
         monkeypatch.undo()
-        await there.wait()
         await store.close()
 
     asyncio.run(body())

@@ -89,8 +89,9 @@ class FetchRequest(msgspec.Struct, frozen=True):
     )
 
     @property
-    def sets_seen(self) -> bool:
-        return not all(item.peek for item in self.items)
+    def is_plain(self) -> bool:
+        """It is about the messages of its set, all of them and no others."""
+        return self.changed_since is None and self.partial is None and not self.vanished
 
     def has(self, name: bytes) -> bool:
         return any(item.name == name for item in self.items)

@@ -348,6 +348,18 @@ class ImapServerMachine:
             self.errors += 1
         self.send(tagged(command.tag, status, text, code))
 
+    def completed(self) -> None:
+        """complete(b"OK", "Completed"), which nearly all commands end with."""
+        command = self._command
+        if command is None or self._refusal is not None:
+            self.complete(b"OK", "Completed")
+            return
+        self._command = None
+        self._mode = _COMMANDS
+        line = (command.tag or b"*") + _COMPLETED
+        self._out.append(line)
+        self.queued_octets += len(line)
+
     def accept_literal(self, target: Any) -> None:
         """Answer LITERAL: its octets go to target.write(octets), which must not raise."""
         self._take_literal()
@@ -415,3 +427,4 @@ class ImapServerMachine:
 
 
 _GO_AHEAD = b"+ OK\r\n"
+_COMPLETED = b" OK Completed\r\n"

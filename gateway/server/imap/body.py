@@ -150,6 +150,9 @@ class Plan:
             context.uid_only,
         )
         self.names = self._names()  # the columns to ask the store for
+        self.reads_content = "content" in self.sources
+        self.sets_seen = not all(item.peek for item in items)
+        self._is_whole = self.names == ["content"] and self._columns == ["header", "body"]
 
     def _names(self) -> list[str]:
         if "content" not in self.sources:
@@ -239,8 +242,11 @@ class Plan:
         """The responses for these records; columns: what the store has for names."""
         self.error = None
         try:
-            found = dict(zip(self.names, columns, strict=True))
-            octets = self.format.format(records, numbers, self._made(found))
+            if self._is_whole:
+                made = [[one.header for one in columns[0]], [one.body for one in columns[0]]]
+            else:
+                made = self._made(dict(zip(self.names, columns, strict=True)))
+            octets = self.format.format(records, numbers, made)
         except (AttributeError, TypeError):  # errors among the values
             return self._answer_without(numbers, records, columns)
         return Answer(octets, self.error)

@@ -15,7 +15,7 @@ import asyncio
 from array import array
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway._native import (
     RECORD_OCTETS,
@@ -31,7 +31,7 @@ from gateway.server.imap.large import send_large
 from gateway.server.imap.message_limit import bounded_windows, refuse_more
 from gateway.server.imap.state import PENDING, SELECTED, Bad, Capability, Handler, No, Outcome
 from gateway.server.imap.vanished import vanished_since
-from gateway.store.errors import StoreError
+from gateway.store.errors import NotNow, StoreError
 from gateway.store.model import SEEN, UID_MAX, ranges_of
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ Window = tuple[bytes, bytes]
 _UID = Item(b"UID")
 
 
+class _Known(NamedTuple):
+    """A request that was read, and what it needs."""
+
+    asked: tuple[bytes, bool, tuple[str, ...]]  # its text behind the set, whether by UID, keywords of the mailbox
+    request: FetchRequest
+    plan: Plan
+
+
 def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
     uid = command.name == b"UID FETCH"
     command.space()
@@ -61,14 +69,16 @@ def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine
     command.space()
     selected = session.selected
     assert selected is not None
-    asked = (command.rest(), uid, context_of(session, selected))
-    if selected.last_fetch is not None and selected.last_fetch[0] == asked:
-        # Clients ask for the same of one message after another.
-        _, request, plan = selected.last_fetch
+    asked = (command.rest(), uid, selected.mailbox.keywords)
+    known = selected.last_fetch
+    if known is not None and known.asked == asked:  # clients ask for the same of one message after another
+        window = selected.view.one(pairs, uid)
+        if window is not None:
+            return _fetch_small(session, selected, known.request, known.plan, window)
+        request, plan = known.request, known.plan
     else:
         request = fetch_request(command, uid=uid)
-        plan = Plan(_items(session, request, uid), asked[2])
-        selected.last_fetch = None
+        plan = Plan(_items(session, request, uid), context_of(session, selected))
     if request.vanished and b"QRESYNC" not in session.enabled:
         raise Bad("VANISHED needs ENABLE QRESYNC")  # RFC 7162 §3.2.6
     if request.changed_since is not None or request.has(b"MODSEQ"):
@@ -80,21 +90,17 @@ def cmd_fetch(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine
     windows = _asked_for(selected, ranges, request)
     if passed_over := bounded_windows(session, windows):
         windows = list(_part(windows, passed_over + 1, UID_MAX))
-    if "content" in plan.names:
-        for _, records in windows:
-            session.count_retrieved(records)
     if not request.vanished:
-        if len(asked[0]) <= KNOWN_OCTETS:
-            selected.last_fetch = asked, request, plan
+        if request.is_plain and len(asked[0]) <= KNOWN_OCTETS:
+            selected.last_fetch = _Known(asked, request, plan)
         if not plan.sources and sum(len(found) for found, _ in windows) <= 4 * SYNC_MESSAGES:
             for numbers, records in windows:
                 session.send(plan.format.format(records, numbers))
             return None
-        if plan.sources and not request.sets_seen and len(windows) == 1 and _is_small(windows[0]):
-            return _fetch_small(session, selected.place.account, plan, windows[0])
+        if len(windows) == 1 and len(windows[0][0]) <= 4 * SMALL_MESSAGES:
+            return _fetch_small(session, selected, request, plan, windows[0])
     wanted = resolve_set(pairs, selected.mailbox.uidnext - 1) if pairs is not None else ranges
-    selected.last_fetch = None  # a thread may still work by this plan when the next command comes
-    return _fetch(session, selected, request, plan, windows, wanted)
+    return _fetch_many(session, selected, request, plan, windows, wanted)
 
 
 def _items(session: ImapSession, request: FetchRequest, uid: bool) -> list[Item]:
@@ -142,13 +148,46 @@ def _part(windows: list[Window], first: int, last: int) -> Iterator[Window]:
         before += count
 
 
-def _is_small(window: Window) -> bool:
+def _fetch_small(
+    session: ImapSession, selected: Selected, request: FetchRequest, plan: Plan, window: Window
+) -> Outcome | Coroutine[Any, Any, Outcome]:
+    """A few messages: read and answered at once where nothing has to be waited for."""
     numbers, records = window
-    return len(numbers) <= 4 * SMALL_MESSAGES and sum_records(records)[3] <= WINDOW_OCTETS
+    if not plan.sources:
+        session.send(plan.format.format(records, numbers))
+        return None
+    octets = sum_records(records)[3]
+    if plan.reads_content and octets > WINDOW_OCTETS:
+        return _fetch_many(session, selected, request, plan, [window], b"")
+    account = selected.place.account
+    keys = array("Q", record_column(records, "message"))
+    if octets <= QUICK_OCTETS or (len(keys) == 1 and not plan.reads_content):
+        try:
+            columns = account.columns_now(keys, plan.names)
+        except NotNow:
+            pass
+        else:
+            answer = plan.answer(numbers, records, columns)
+            session.send(answer.octets)
+            if plan.reads_content:
+                session.count_retrieved(len(keys), octets)
+            if plan.sets_seen and find_records(records, 0, SEEN):
+                return _set_seen(session, selected, records, answer.error)
+            if answer.error is not None:
+                raise answer.error
+            return None
+    if plan.sets_seen:
+        return _fetch_many(session, selected, request, plan, [window], b"")
+    if plan.reads_content:
+        session.count_retrieved(len(keys), octets)
+    _read_then_answer(session, account, plan, window, keys)
+    return PENDING
 
 
-def _fetch_small(session: ImapSession, account: Account, plan: Plan, window: Window) -> Outcome:
-    """A few messages, read at once: no coroutine is needed."""
+def _read_then_answer(
+    session: ImapSession, account: Account, plan: Plan, window: Window, keys: array[int]
+) -> None:
+    """The same by a thread; no coroutine is needed."""
     numbers, records = window
     answer = session.answer_later()
 
@@ -159,14 +198,32 @@ def _fetch_small(session: ImapSession, account: Account, plan: Plan, window: Win
         session.send(found.octets)
         answer(found.error)
 
-    account.columns_then(
-        array("Q", record_column(records, "message")),
-        plan.names,
-        lambda columns: plan.answer(numbers, records, columns),
-        done,
-        quick=sum_records(records)[3] <= QUICK_OCTETS,
-    )
-    return PENDING
+    account.columns_then(keys, plan.names, lambda columns: plan.answer(numbers, records, columns), done)
+
+
+async def _set_seen(session: ImapSession, selected: Selected, records: bytes, error: No | None) -> Outcome:
+    seen = _Seen(session, selected)
+    await seen.add(records)
+    await seen.finish()
+    if error is not None:
+        raise error
+    return None
+
+
+def _fetch_many(
+    session: ImapSession,
+    selected: Selected,
+    request: FetchRequest,
+    plan: Plan,
+    windows: list[Window],
+    wanted: bytes,
+) -> Coroutine[Any, Any, Outcome]:
+    selected.last_fetch = None  # a thread may still work by this plan when the next command comes
+    if plan.reads_content:
+        for _, records in windows:
+            count, _, _, octets, _, _ = sum_records(records)
+            session.count_retrieved(count, octets)
+    return _fetch(session, selected, request, plan, windows, wanted)
 
 
 def tell_new(session: ImapSession, items: Sequence[Item], uid: int) -> None:
@@ -204,7 +261,7 @@ async def _fetch(
     if request.vanished:
         assert request.changed_since is not None
         await vanished_since(session, request.changed_since, wanted)
-    seen = _Seen(session, selected) if request.sets_seen else None
+    seen = _Seen(session, selected) if plan.sets_seen else None
     error: No | None = None
     if not plan.sources:
         for numbers, records in windows:

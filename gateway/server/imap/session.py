@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gateway._native import ImapCommand, ImapSyntaxError, imap_string, record_column, sum_records
+from gateway._native import ImapCommand, ImapSyntaxError, imap_string, record_column
 from gateway.accounts.model import Identity, Refusal, SourceError
 from gateway.protocol.imap import machine
 from gateway.server.first_read import tell_first_read
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+COMMAND = machine.COMMAND
 PROGRESS_S = 10.0  # RFC 9585 §4: no more often than every 10 seconds
 
 
@@ -92,7 +93,7 @@ class ImapSession(LoginSession):
         self.idling = False  # IDLE waits for DONE
         self.idle_since = 0.0  # time.monotonic()
         self.command: ImapCommand | None = None  # that is being answered
-        self.progress = (0, 0)  # (done, all there is to do) of it, where it can be told
+        self.progress = _NO_PROGRESS  # (done, all there is to do) of it, where it can be told
         self.limited = b""  # the code that tells how far the command came that is about too many messages
         self.mid_response = False  # a response was sent in part: nothing may come between
         self.notify: Notify | None = None  # what it wants to hear of unasked (RFC 5465)
@@ -164,11 +165,11 @@ class ImapSession(LoginSession):
         """What other workers committed before the client's command is known afterwards (is_stale)."""
         self._service.watches.poll()
 
-    def count_retrieved(self, records: bytes) -> None:
-        """These messages are sent, or parts of them."""
-        count, _, _, octets, _, _ = sum_records(records)
-        self._service.metrics.retrieved_total += count
-        self._service.metrics.retrieved_octets_total += octets
+    def count_retrieved(self, messages: int, octets: int) -> None:
+        """So many messages are sent, or parts of them."""
+        metrics = self._service.metrics
+        metrics.retrieved_total += messages
+        metrics.retrieved_octets_total += octets
 
     def first_read(self, records: bytes) -> None:
         """These messages became \\Seen because their text was fetched."""
@@ -228,6 +229,8 @@ class ImapSession(LoginSession):
     def enable(self, word: bytes) -> None:
         """The client understands this from now on (RFC 5161)."""
         self.enabled.add(word)
+        if self.selected is not None:
+            self.selected.last_fetch = None  # its responses look different now
         if word in (b"IMAP4REV2", b"UTF8=ACCEPT"):  # RFC 9051 §5.1, RFC 6855 §3
             self.machine.utf8 = True
 
@@ -364,17 +367,17 @@ class ImapSession(LoginSession):
     # -- a command ---------------------------------------------------------------------------------------------------
 
     def on_event(self, kind: int, a: Any, b: Any) -> None:
-        _EVENTS[kind](self, a, b)
-
-    def _on_command(self, command: ImapCommand, _: object) -> None:
-        self.command = command
+        if kind != COMMAND:
+            _EVENTS[kind](self, a, b)
+            return
+        self.command = a
         grant = self.selected.grant if self.selected is not None else None
         if grant is not None:
             self.poll()
-        if grant is not None and grant.is_stale:
-            self.later(self._check_first(grant, command))
-        else:
-            self._dispatch(command)
+            if grant.is_stale:
+                self.later(self._check_first(grant, a))
+                return
+        self._dispatch(a)
 
     async def _check_first(self, grant: Grant, command: ImapCommand) -> None:
         await grant.check()
@@ -385,27 +388,26 @@ class ImapSession(LoginSession):
         handler = HANDLERS.get(command.name)
         if handler is None:
             self._fail(Bad("Unknown command"), None)
-        elif not handler.states & self.state:
+            return
+        function, states, _, by_sequence, indexed, _ = handler
+        selected = self.selected
+        if not states & (IN_SELECTED if selected is not None else self.state):
             self._fail(Bad(_NOT_NOW[self.state]), handler)
-        elif handler.by_sequence and b"UIDONLY" in self.enabled:  # RFC 9586 §3
+        elif by_sequence and b"UIDONLY" in self.enabled:  # RFC 9586 §3
             self._fail(Bad("Use UIDs", b"UIDREQUIRED"), handler)
-        elif handler.indexed and self.selected is not None and not self.selected.view.is_loaded:
+        elif indexed and selected is not None and not selected.view.is_loaded:
             self.later(self._load_first(handler, command))
         else:
-            self._run(handler, command)
-
-    def _run(self, handler: Handler, command: ImapCommand) -> None:
-        try:
-            outcome = handler.function(self, command)
-        except (ImapSyntaxError, Bad, No, StoreError) as error:
-            self._fail(error, handler)
-            return
-        if outcome is PENDING:
-            return
-        if outcome is None or isinstance(outcome, Completed):
-            self._complete(handler, b"OK", outcome)
-        else:
-            self.begin(self._await(handler, outcome))
+            try:
+                outcome = function(self, command)
+            except (ImapSyntaxError, Bad, No, StoreError) as error:
+                self._fail(error, handler)
+                return
+            if outcome is None or isinstance(outcome, Completed):
+                if outcome is not PENDING:
+                    self._complete(handler, b"OK", outcome)
+            else:
+                self.begin(self._await(handler, outcome))
 
     async def _load_first(self, handler: Handler, command: ImapCommand) -> None:
         assert self.selected is not None
@@ -464,12 +466,14 @@ class ImapSession(LoginSession):
         self._complete(handler, *_answer(error))
 
     def _complete(self, handler: Handler | None, status: bytes, outcome: Outcome) -> None:
-        if self.selected is not None:
-            self.poll()
-            if self.selected.view.watch.is_stale or self.selected.contexts:
+        selected = self.selected
+        if selected is not None:
+            self._service.watches.poll()
+            if selected.view.watch.is_stale or selected.contexts:
                 self.later(self._complete_later(handler, status, outcome))
                 return
-            updates.report(self, handler is None or handler.expunges)
+            if not selected.view.is_current:
+                updates.report(self, handler is None or handler.expunges)
         self.complete(status, outcome)
 
     async def _complete_later(self, handler: Handler | None, status: bytes, outcome: Outcome) -> None:
@@ -488,8 +492,11 @@ class ImapSession(LoginSession):
             elif status == b"OK" or code == b"EXPUNGEISSUED":  # RFC 9738 §3.1: there is one code in a line
                 self.untagged(b"NO [" + limited + b"] Only the newest of the messages")
         self.command = None
-        self.progress = (0, 0)
-        self.machine.complete(status, text or "Completed", code)
+        self.progress = _NO_PROGRESS
+        if not text and not code and status == b"OK":
+            self.machine.completed()
+        else:
+            self.machine.complete(status, text or "Completed", code)
         if self.notify is not None:
             self.notify.after_command()
 
@@ -549,7 +556,8 @@ class ImapSession(LoginSession):
             self.flush()
 
 
-_DONE = Completed("Completed")
+_DONE = Completed()
+_NO_PROGRESS = (0, 0)
 
 _LAST_WORDS = {
     "timeout": b"* BYE [UNAVAILABLE] Idle for too long\r\n",
@@ -582,7 +590,6 @@ def _answer(error: Exception) -> tuple[bytes, Outcome]:
 
 
 _EVENTS: dict[int, Callable[[ImapSession, Any, Any], None]] = {
-    machine.COMMAND: ImapSession._on_command,
     machine.LITERAL: ImapSession._on_literal,
     machine.AUTH_RESPONSE: ImapSession._on_auth_response,
     machine.AUTH_CANCELLED: ImapSession._on_auth_cancelled,

@@ -16,6 +16,7 @@ records of expunged messages stay in the session's own list ("ghosts"): their nu
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ CHUNK_OCTETS = 512 * RECORD_OCTETS  # a chunk that new messages join; the store'
 SMALL_OCTETS = 128 * RECORD_OCTETS  # one that an expunge leaves smaller joins the one before it
 
 NEVER_RECENT = UID_MAX + 1
+RANGE = struct.Struct("<II")
 
 
 class Index:
@@ -193,6 +195,17 @@ class View:
         return self._index is not None
 
     @property
+    def is_current(self) -> bool:
+        """The session was told of all that the worker knows."""
+        watch = self.watch
+        return (
+            self._index is watch.index
+            and self._index is not None
+            and self.keywords_told == len(watch.mailbox.keywords)
+            and not self.is_lost
+        )
+
+    @property
     def index(self) -> Index:
         assert self._index is not None, "the index is not loaded"
         return self._index
@@ -293,6 +306,25 @@ class View:
             numbers, records = select_records(index.chunks[at], ranges, index.starts[at])
             if numbers:
                 yield numbers, records
+
+    def one(self, pairs: bytes | None, uid: bool) -> tuple[bytes, bytes] | None:
+        """What numbered() gives for a set that is one number, or one UID; None: it is another set, or none is there."""
+        index = self._index
+        if pairs is None or len(pairs) != 8 or index is None:
+            return None
+        number, last = RANGE.unpack(pairs)
+        if number != last:
+            return None
+        if uid:
+            packed = uids_to_numbers(index.chunks, index.starts, pairs[:4])
+            number = int.from_bytes(packed, "little")
+        else:
+            packed = pairs[:4]
+        if not 0 < number <= index.count:
+            return None
+        chunk = bisect_right(index.starts, number) - 1
+        at = (number - index.starts[chunk]) * RECORD_OCTETS
+        return packed, index.chunks[chunk][at : at + RECORD_OCTETS]
 
     def uids_of(self, ranges: bytes) -> bytes:
         """The UIDs, as u32, of the messages in the ranges of UIDs."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from gateway._native import RECORD_OCTETS, diff_records, split_records
-from gateway.server.imap.view import CHUNK_OCTETS, EMPTY, Index
+from gateway.server.imap.view import CHUNK_OCTETS, EMPTY, RANGE, Index
 from gateway.store.errors import NoSuchMailbox, StoreError
 from gateway.store.model import FLAG_CHANGE, NEVER, RECORD, UID_MAX, Mailbox, Notice, Stored
 
@@ -37,7 +36,6 @@ logger = logging.getLogger(__name__)
 LAZY_MESSAGES = 20_000
 UNUSED_MAX = 64
 UNUSED_OCTETS = 8 << 20
-RANGE = struct.Struct("<II")
 RANGES_AT_ONCE = 16  # of a STORE; each takes its place in the mailbox's flag log
 
 
@@ -57,6 +55,7 @@ class Watches:
         self._named: dict[tuple[str, str], Watch] = {}  # by account and the name it was opened by
         self._unused: OrderedDict[Watch, int] = OrderedDict()  # the longest unused first → octets of records
         self._unused_octets = 0
+        self.poll = store.notices.poll  # takes in what other workers have published so far
 
     async def open(self, account: Account, mailbox: Mailbox) -> Watch:
         """The watch of that mailbox, as new as the row given; leave() it when the session is done with it."""
@@ -127,10 +126,6 @@ class Watches:
         watch.vanish()
         if not watch.sessions:
             self._forget(watch)
-
-    def poll(self) -> None:
-        """Take in what other workers have published so far."""
-        self._store.notices.poll()
 
 
 class Watch:
