@@ -468,9 +468,9 @@ class AccountFile:
         return self.directory / "large"
 
     def append(
-        self, mailbox: int, messages: Sequence[NewMessage], quota: Quota | None = None
+        self, mailbox: int | str, messages: Sequence[NewMessage], quota: Quota | None = None
     ) -> list[Delivered]:
-        """All of them, or with StoreError none (RFC 3502)."""
+        """All of them, or with StoreError none (RFC 3502); mailbox: its id, or its name."""
         with self._new(messages) as additions, self._database.write():
             return self._add_new(mailbox, additions, quota)
 
@@ -502,10 +502,14 @@ class AccountFile:
             raise
 
     def _add_new(
-        self, mailbox: int, additions: list[Addition], quota: Quota | None
+        self, mailbox: int | str, additions: list[Addition], quota: Quota | None
     ) -> list[Delivered]:
-        delivered = self._messages.add(row_of(self._database, mailbox), additions)
-        if quota is not None and (exceeded := over_quota(self._usage(), quota)):
+        if isinstance(mailbox, str):
+            row = self._mailboxes.find(mailbox)
+        else:
+            row = row_of(self._database, mailbox)
+        delivered = self._messages.add(row, additions)
+        if quota and (quota.octets or quota.messages) and (exceeded := over_quota(self._usage(), quota)):
             raise exceeded
         return delivered
 

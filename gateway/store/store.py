@@ -145,6 +145,10 @@ def _stored(mailbox: int) -> Callable[[Stored], list[tuple[int, int]]]:
     return lambda stored: [(mailbox, stored.modseq)] if stored.modseq else []
 
 
+def _appended(delivered: list[Delivered]) -> list[tuple[int, int]]:
+    return [(delivered[0].mailbox_id, delivered[0].modseq)] if delivered else []
+
+
 def _ignored(_: int) -> None:
     return
 
@@ -546,8 +550,29 @@ class Account:
     ) -> list[Delivered]:
         """Add messages, all or none: one transaction and one sync (RFC 9051 §6.3.12, RFC 3502)."""
         return await self._run(
+            lambda file: file.append(mailbox, messages, quota), _appended
+        )
+
+    def append_then(
+        self,
+        mailbox: str,
+        messages: Sequence[NewMessage],
+        done: Callable[[list[Delivered] | StoreError], None],
+        quota: Quota | None = None,
+    ) -> None:
+        """The same to the mailbox of that name; done is called on the loop, which costs less than a coroutine."""
+
+        def answer(delivered: list[Delivered], error: StoreError | None) -> None:
+            if error is None:
+                self._pool.publish(self.name, _appended(delivered))  # who is answered has heard of it
+            done(delivered if error is None else error)
+
+        self._pool.submit(
+            self.name,
             lambda file: file.append(mailbox, messages, quota),
-            lambda delivered: [(mailbox, delivered[0].modseq)] if delivered else [],
+            answer,
+            create=self._create,
+            notices=_nothing,
         )
 
     async def replace(

@@ -30,6 +30,11 @@ class AppendMessage(msgspec.Struct, frozen=True):
     pieces: list[Piece]
     utf8: bool = False  # it came as UTF8 literal
 
+    @property
+    def is_whole(self) -> bool:
+        """One literal is all of it."""
+        return len(self.pieces) == 1 and self.pieces[0].url is None
+
 
 def append_target(command: ImapCommand) -> str:
     """The mailbox of a command that is not whole yet; the cursor is at its beginning again."""

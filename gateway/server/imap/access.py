@@ -115,6 +115,13 @@ async def find_place(session: ImapSession, name: str, *rights: str) -> Place:
     return Place(account, owner, inner, mailbox, access.rights, access.above)
 
 
+def own_name(session: ImapSession, name: str) -> str | None:
+    """The name in the session's own account; None: it is somebody else's, or nobody's."""
+    user = session.account_name
+    found = prefixes(session.service.config).find(mailbox_name(name), user)
+    return found[1] if found is not None and found[0] == user else None
+
+
 def refuse(name: str, rights: frozenset[str]) -> No:
     """What to raise for who has only these rights on the mailbox (RFC 4314 §6)."""
     if "l" in rights:

@@ -13,16 +13,20 @@ Standards RFC 9051 §6.3.12; RFC 3502 (MULTIAPPEND); RFC 4315 (APPENDUID); RFC 4
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from gateway._native import ImapSyntaxError, format_set
+from gateway.mail.imap_rights import NONE
 from gateway.protocol.imap.append import AppendMessage, append_messages, append_target
+from gateway.server.imap.access import own_name, refuse
 from gateway.server.imap.catenate import read_url
 from gateway.server.imap.copy import target
 from gateway.server.imap.flags import SYSTEM
 from gateway.server.imap.message_limit import refuse_more
 from gateway.server.imap.state import (
     AUTHENTICATED,
+    PENDING,
     Bad,
     Capability,
     Completed,
@@ -30,7 +34,7 @@ from gateway.server.imap.state import (
     No,
     Outcome,
 )
-from gateway.store.errors import StoreError
+from gateway.store.errors import NoSuchMailbox, StoreError
 from gateway.store.upload import NewMessage, Upload
 
 if TYPE_CHECKING:
@@ -43,12 +47,39 @@ if TYPE_CHECKING:
 _RIGHTS = {flag.lower(): right for flag, right in SYSTEM}
 
 
-async def cmd_append(session: ImapSession, command: ImapCommand) -> Outcome:
+def cmd_append(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
     try:
         command.space()
         name = command.mailbox()
         messages = append_messages(command)
         refuse_more(session, len(messages))
+        own = own_name(session, name)
+        if own is None or not all(message.is_whole for message in messages):
+            return _append(session, name, messages)
+        new = [_whole(session, message, message.flags) for message in messages]
+    except BaseException:
+        session.discard_uploads()
+        raise
+    answer = session.answer_later()
+
+    def done(delivered: list[Delivered] | StoreError) -> None:
+        session.discard_uploads()
+        if isinstance(delivered, NoSuchMailbox):
+            missing = refuse(own, NONE)
+            missing.code = b"TRYCREATE"  # RFC 9051 §6.3.12
+            answer(missing)
+        elif isinstance(delivered, StoreError):
+            answer(delivered)
+        else:
+            answer(Completed("", append_code(delivered)))
+
+    session.account.append_then(own, new, done, session.own_quota)
+    return PENDING
+
+
+async def _append(session: ImapSession, name: str, messages: list[AppendMessage]) -> Outcome:
+    """The same to somebody else's mailbox, and of what has to be put together first."""
+    try:
         place = await target(session, name)
         assert place.mailbox is not None
         new = [await new_message(session, place, message) for message in messages]
@@ -111,24 +142,33 @@ def _code(error: Exception) -> bytes:
 
 async def new_message(session: ImapSession, place: Place, message: AppendMessage) -> NewMessage:
     """As the store takes it."""
+    flags = [flag for flag in message.flags if _RIGHTS.get(flag.lower(), "w") in place.rights]
+    if message.is_whole:
+        return _whole(session, message, flags)
+    return (await _joined(session, place, message)).message(flags, message.internal_date)
+
+
+def _whole(session: ImapSession, message: AppendMessage, flags: list[str]) -> NewMessage:
+    """One that is there in one piece."""
+    _check_utf8(session, message)
+    octets = message.pieces[0].octets
+    upload = isinstance(octets, Upload)
+    if not (octets.size if upload else octets):
+        raise No("An empty message is not kept")  # RFC 3502 §6.3.11: so a client changes its mind
+    if upload:
+        new: NewMessage = octets.message(flags, message.internal_date)
+        return new
+    return NewMessage([octets], None, flags, message.internal_date)
+
+
+def _check_utf8(session: ImapSession, message: AppendMessage) -> None:
     if message.utf8 and not session.machine.utf8:
         raise Bad("ENABLE UTF8=ACCEPT comes first")  # RFC 6855 §4
-    flags = [flag for flag in message.flags if _RIGHTS.get(flag.lower(), "w") in place.rights]
-    only = message.pieces[0]
-    if len(message.pieces) == 1 and only.url is None:
-        upload = only.octets
-        if not (upload.size if isinstance(upload, Upload) else upload):
-            raise No(
-                "An empty message is not kept"
-            )  # RFC 3502 §6.3.11: so a client changes its mind
-        if isinstance(upload, Upload):
-            return upload.message(flags, message.internal_date)
-        return NewMessage([only.octets], None, flags, message.internal_date)
-    return (await _joined(session, place, message)).message(flags, message.internal_date)
 
 
 async def _joined(session: ImapSession, place: Place, message: AppendMessage) -> Upload:
     """The pieces of CATENATE, one behind the other, in an upload of their own (RFC 4469 §3)."""
+    _check_utf8(session, message)
     limit = session.service.append_octets
     joined = place.account.upload_large(session.upload_written)
     session.uploads.append(joined)

@@ -53,6 +53,7 @@ from gateway.store.store import Account
 from gateway.store.upload import WAITING_OCTETS, Upload
 
 if TYPE_CHECKING:
+    from gateway.accounts.model import Account as Owner
     from gateway.server.imap.grant import Grant
     from gateway.server.imap.notify import Notify
 
@@ -133,14 +134,16 @@ class ImapSession(LoginSession):
             updates.report(self, expunges)
             await tell_contexts(self)
 
+    @property
+    def own_quota(self) -> Quota:
+        """What the session's own account may keep."""
+        return _quota(self.identity.account if self.identity is not None else None)
+
     async def quota_of(self, owner: str) -> Quota:
         """What that account may keep."""
-        account = self.identity.account if self.identity is not None else None
-        if account is None or account.name != owner:
-            account = await self._service.authenticator.directory.find(owner)
-        if account is None:
-            return Quota()
-        return Quota(account.quota_octets or 0, account.quota_messages or 0)
+        if owner == self.account_name:
+            return self.own_quota
+        return _quota(await self._service.authenticator.directory.find(owner))
 
     def untagged(self, line: bytes) -> None:
         """"* line", in one piece."""
@@ -580,6 +583,10 @@ async def _claim_recent(watch: Watch) -> None:
         watch.claimed()
     except StoreError as error:
         logger.warning("mailbox %r of %s: %s", watch.mailbox.name, watch.account.name, error)
+
+
+def _quota(account: Owner | None) -> Quota:
+    return Quota() if account is None else Quota(account.quota_octets or 0, account.quota_messages or 0)
 
 
 def _answer(error: Exception) -> tuple[bytes, Outcome]:
