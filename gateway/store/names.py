@@ -13,6 +13,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from gateway.store.errors import BadName, NoSuchAccount
@@ -28,6 +29,7 @@ _UNSAFE = re.compile(r"[\x00-\x20%/\x7f]|\A\.")  # what a directory must not be 
 _ESCAPED = re.compile(r"%([0-9A-F]{2})")
 
 
+@lru_cache(maxsize=256)
 def mailbox_name(name: str) -> str:
     """The name as it is kept: NFC, INBOX in capitals.  Raises BadName."""
     if name.isascii():
