@@ -504,7 +504,7 @@ cdef class ImapCommand:
                     if value > NUMBER_MAX:
                         self.at = start
                         raise ImapSyntaxError(f"Number too large at octet {self.at + 1} of the command")
-                elif i < end and p[i] == c"*":
+                elif i == start and i < end and p[i] == c"*":
                     i += 1
                 else:
                     self.at = start

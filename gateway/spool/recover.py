@@ -113,10 +113,18 @@ def recover_partition(directory: Path, damaged: Path) -> Recovery:
 
 
 def _recover(directory: Path, damaged: Path, recovery: Recovery) -> None:
+    sequences: set[int] = set()
     for path in sorted(directory.glob("*.log")):
         segment = _open(path, damaged, recovery)
-        if segment is not None:
-            recovery.segments.append(segment)
+        if segment is None:
+            continue
+        if segment.sequence in sequences:  # a copy that somebody made: a record's place must be one
+            segment.close()
+            size = path.stat().st_size
+            _set_file_aside(path, size, damaged, recovery, "another file is this segment already")
+            continue
+        sequences.add(segment.sequence)
+        recovery.segments.append(segment)
     recovery.clock = max(recovery.clock, read_clock(directory))
     recovery.segments.sort(key=lambda segment: segment.sequence)
     _Reader(recovery, damaged).run()
@@ -207,7 +215,7 @@ class _Reader:
         self._touched: dict[int, set[Segment]] = {}
         # Newest copy first: compaction makes more than one, and a crash may tear all but the oldest.
         self._messages: dict[int, list[Stored]] = {}
-        self._needed: dict[tuple[int, int], list[Stored]] = {}  # CHUNK records that were not met yet
+        self._needed: dict[tuple[Segment, int], list[Stored]] = {}  # CHUNK records that were not met yet
         self._torn: set[int] = set()  # id() of copies with a piece in a segment that is gone
         self._later_records = False
         self._last_group: set[int] = set()  # messages whose record may never have been acknowledged
@@ -285,7 +293,7 @@ class _Reader:
         if kind in WHOLE:
             self._message(segment, kind, number, offset, payload)
         elif kind == CHUNK:
-            self._needed.pop((segment.sequence, offset), None)
+            self._needed.pop((segment, offset), None)
         elif kind == SETTLED:
             for settled in unpack_numbers(payload):
                 self._settled.setdefault(settled, segment)
@@ -324,7 +332,7 @@ class _Reader:
         if missing:
             self._torn.add(id(stored))
         for place, at, _ in extents:
-            self._needed.setdefault((place.sequence, at), []).append(stored)
+            self._needed.setdefault((place, at), []).append(stored)
         self._messages.setdefault(number, []).append(stored)
 
     # -- damage ------------------------------------------------------------------------------------------------------
@@ -455,8 +463,14 @@ def _read_report(path: Path) -> Damage | None:
         return None
 
 
-def _set_file_aside(path: Path, size: int, damaged: Path, recovery: Recovery) -> None:
-    """A file in which nothing can be recognised.  One that is only zeros was being made when the machine stopped.
+def _set_file_aside(
+    path: Path,
+    size: int,
+    damaged: Path,
+    recovery: Recovery,
+    what: str = "nothing in this file can be recognised",
+) -> None:
+    """A file that is no segment.  One that is only zeros was being made when the machine stopped.
 
     What the disk refuses leaves it where it is, in nobody's way.
     """
@@ -476,6 +490,5 @@ def _set_file_aside(path: Path, size: int, damaged: Path, recovery: Recovery) ->
         if empty:
             return
         kept = path
-    what = "nothing in this file can be recognised"
     recovery.damaged.append(Damage(str(path), 0, 0, size, [], True, what, str(kept)))
     logger.error("spool: %s: %s; kept as %s", path, what, kept)

@@ -65,6 +65,7 @@ def be_busy(worker: Worker) -> None:
     """From now on, whatever the load: who comes now comes too early."""
     worker.load.stop()
     overload = worker.doors.overload
+    overload.targets = Load(turn_s=0.02)
     for _ in range(LASTING):
         overload.update(Load(turn_s=3600.0), Traffic())
     overload.limit = 1e-9

@@ -195,7 +195,7 @@ def test_inline_smtp_takes_one_recipient(lab: Lab) -> None:
         assert sender.command("RCPT TO:<bob@rcpt.test>")[-1].startswith("250")
         assert sender.command("RCPT TO:<eve@rcpt.test>")[-1].startswith("452 4.5.3")
     # A real client does just that, given the list of those who were refused.
-    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=10) as client:
+    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=60) as client:
         rcpts = ["bob@rcpt.test", "eve@rcpt.test"]
         while rcpts:
             rcpts = list(client.sendmail("alice@sender.test", rcpts, CONTENT))

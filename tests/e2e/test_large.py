@@ -66,7 +66,7 @@ class Edge:
     def slow_turns(self) -> int:
         """How often the loop was more than a second late, by its own metric."""
         url = f"http://127.0.0.1:{self.http_port}/metrics"
-        with urllib.request.urlopen(url, timeout=20) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             text = response.read().decode()
         found = re.findall(
             r'^gateway_loop_lag_seconds_bucket{le="([^"]+)"[^}]*} (\S+)$', text, re.MULTILINE

@@ -81,7 +81,7 @@ def house(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[House]:
 
 @contextlib.contextmanager
 def login(house: House, user: str = "alice@example.test") -> Iterator[poplib.POP3]:
-    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=20)
+    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=60)
     try:
         client.user(user)
         client.pass_(PASSWORD)
@@ -116,7 +116,7 @@ def test_mail_is_fetched_as_it_came_and_deleted_at_quit(house: House) -> None:
 
 def test_a_session_that_breaks_deletes_nothing(house: House) -> None:
     house.deliver("alice@example.test", MESSAGES[0])
-    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=20)
+    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=60)
     client.user("alice@example.test")
     client.pass_(PASSWORD)
     client.dele(1)
@@ -129,7 +129,7 @@ def test_a_session_that_breaks_deletes_nothing(house: House) -> None:
 def test_one_session_an_account(house: House) -> None:
     house.deliver("alice@example.test", MESSAGES[0])
     with login(house):
-        other = poplib.POP3("127.0.0.1", house.ports[0], timeout=20)
+        other = poplib.POP3("127.0.0.1", house.ports[0], timeout=60)
         other.user("alice@example.test")
         with pytest.raises(poplib.error_proto, match=r"\[IN-USE\]"):
             other.pass_(PASSWORD)
@@ -152,7 +152,7 @@ def test_what_arrives_meanwhile_is_for_the_next_session(house: House) -> None:
 def test_wrong_passwords_and_strangers_are_told_the_same(house: House) -> None:
     answers = []
     for user in ("alice@example.test", "nobody@example.test"):
-        client = poplib.POP3("127.0.0.1", house.ports[0], timeout=20)
+        client = poplib.POP3("127.0.0.1", house.ports[0], timeout=60)
         client.user(user)
         with pytest.raises(poplib.error_proto) as refused:
             client.pass_("wrong")
@@ -167,7 +167,7 @@ def test_stls_and_implicit_tls(house: House) -> None:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=20)
+    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=60)
     assert "STLS" in client.capa()
     client.stls(context)
     assert "STLS" not in client.capa()
@@ -175,7 +175,7 @@ def test_stls_and_implicit_tls(house: House) -> None:
     client.pass_(PASSWORD)
     assert octets(client.retr(1)) == MESSAGES[0]
     client.quit()
-    secure = poplib.POP3_SSL("127.0.0.1", house.ports[2], context=context, timeout=20)
+    secure = poplib.POP3_SSL("127.0.0.1", house.ports[2], context=context, timeout=60)
     secure.user("alice@example.test")
     secure.pass_(PASSWORD)
     assert secure.stat()[0] == 1
@@ -187,7 +187,7 @@ def test_the_first_command_may_ride_with_the_end_of_the_handshake(house: House) 
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", house.ports[0]), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", house.ports[0]), timeout=60) as sock:
         sock.recv(1000)
         sock.sendall(b"STLS\r\n")
         assert sock.recv(1000).startswith(b"+OK")
@@ -211,7 +211,7 @@ def test_the_first_command_may_ride_with_the_end_of_the_handshake(house: House) 
 def test_everything_at_once_is_answered_in_order(house: House) -> None:
     house.deliver("alice@example.test", *([MESSAGES[0], MESSAGES[1]] * 150))
     total = 150 * (len(MESSAGES[0]) + len(MESSAGES[1]))
-    with socket.create_connection(("127.0.0.1", house.ports[0]), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", house.ports[0]), timeout=60) as sock:
         commands = ["USER alice@example.test", f"PASS {PASSWORD}", "STAT"]
         commands += [f"RETR {n}" for n in range(1, 301)]
         commands += [f"DELE {n}" for n in range(1, 301)] + ["QUIT"]
@@ -232,7 +232,7 @@ def test_everything_at_once_is_answered_in_order(house: House) -> None:
 def test_a_client_that_does_not_read_costs_no_memory(house: House) -> None:
     large = b"Subject: large\r\n\r\n" + (b"z" * 76 + b"\r\n") * 12_000
     house.deliver("alice@example.test", *[large] * 20)
-    with socket.create_connection(("127.0.0.1", house.ports[0]), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", house.ports[0]), timeout=60) as sock:
         sock.sendall(f"USER alice@example.test\r\nPASS {PASSWORD}\r\n".encode())
         sock.sendall(b"".join(b"RETR %d\r\n" % n for n in range(1, 21)) + b"QUIT\r\n")
         time.sleep(0.5)
@@ -254,7 +254,7 @@ def test_utf8_headers_are_downgraded_for_those_who_do_not_know_them(house: House
         assert header.isascii()
         assert body == b"Hallo\r\n"
         assert b"joerg@example.org" in header
-    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=20)
+    client = poplib.POP3("127.0.0.1", house.ports[0], timeout=60)
     client.utf8()
     client.user("alice@example.test")
     client.pass_(PASSWORD)
@@ -265,7 +265,7 @@ def test_utf8_headers_are_downgraded_for_those_who_do_not_know_them(house: House
 def test_pop2_reads_and_deletes(house: House) -> None:
     house.deliver("alice@example.test", *MESSAGES[:2])
     house.deliver("alice@example.test", MESSAGES[2], mailbox="Other")
-    with socket.create_connection(("127.0.0.1", house.ports[1]), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", house.ports[1]), timeout=60) as sock:
         file = sock.makefile("rwb")
 
         def say(text: str) -> bytes:

@@ -13,6 +13,7 @@ from gateway.app import Worker
 from gateway.policy.overload import LASTING, NO_LIMIT, Load, Traffic
 
 MAIL = b"Subject: hi\r\n\r\nhello\r\n"
+TARGETS = Load(turn_s=0.02)
 STRANGER = "127.0.0.2"
 TRUSTED = '[access]\nrelay_from = ["127.0.0.1"]\n'
 
@@ -21,6 +22,7 @@ def limit(worker: Worker, per_s: float) -> None:
     """As if the loop were slow, from now on."""
     worker.load.stop()
     overload = worker.doors.overload
+    overload.targets = TARGETS
     for _ in range(LASTING):
         overload.update(Load(turn_s=3600.0), Traffic())
     overload.limit = per_s
@@ -91,6 +93,7 @@ def test_who_leaves_while_it_waits_disturbs_nobody(busy: Gateway) -> None:
 def test_a_loop_that_is_slow_is_seen_and_it_is_over_when_it_is_not(lab: Lab) -> None:
     hop = lab.hop()
     gateway = lab.gateway(route(hop.url, "rcpt.test"), extra=QUICK + TRUSTED)
+    gateway.worker.doors.overload.targets = TARGETS
     slow = True
 
     def turn() -> None:

@@ -5,6 +5,7 @@ Standards RFC 1035 §4.1.1 (RCODE), RFC 8767; RFC 5321 §5.1
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shlex
@@ -12,7 +13,6 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +26,10 @@ A = 1
 
 
 class NameServer:
-    """Says that every name is 127.0.0.1, unless `how` knows better: "silent", an RCODE, or seconds to wait."""
+    """Says that every name is 127.0.0.1, unless `how` knows better: "silent", an RCODE, or what it waits for."""
 
     def __init__(self) -> None:
-        self.how: dict[str, str | int | float] = {}  # by first label
+        self.how: dict[str, str | int | threading.Event] = {}  # by first label
         self.asked: list[str] = []
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.address = f"127.77.{random.randrange(256)}.{random.randrange(1, 255)}"
@@ -57,15 +57,14 @@ class NameServer:
             self.asked.append(".".join(labels))
             how = self.how.get(labels[0], 0)
             if how != "silent":
-                answer = self._answer(query, at, 0 if isinstance(how, float) else int(how))
-                delay_s = how if isinstance(how, float) else 0.0
-                threading.Timer(delay_s, self._send, (answer, client)).start()
+                answer = self._answer(query, at, how if isinstance(how, int) else 0)
+                threading.Thread(target=self._send, args=(answer, client, how), daemon=True).start()
 
-    def _send(self, answer: bytes, client: tuple[str, int]) -> None:
-        try:
+    def _send(self, answer: bytes, client: tuple[str, int], how: str | int | threading.Event) -> None:
+        if isinstance(how, threading.Event):
+            how.wait()
+        with contextlib.suppress(OSError):  # closed meanwhile
             self.socket.sendto(answer, client)
-        except OSError:
-            return  # closed meanwhile
 
     @staticmethod
     def _answer(query: bytes, end_of_name: int, rcode: int) -> bytes:
@@ -154,10 +153,11 @@ def test_slow_name_server(names: NameServer, serve: tuple[RunningGateway, Runnin
     Arrives  by queue.connect_retry_s after the answer
     """
     gateway, sink = serve
-    names.how = {"good": 1.5}
-    begun = time.monotonic()
+    names.how = {"good": (late := threading.Event())}
     with Sender(gateway.port) as sender:
         sender.submit(CONTENT, "bob@good.rcpt.test")
-    sink.wait()
-    assert time.monotonic() - begun >= 1.5
+    wait_for(lambda: gateway.log("lane_down"), "the lane to be down")
     assert "no answer in 1 s" in gateway.log("lane_down")[0]["reply"]
+    assert not sink.receipts
+    late.set()
+    sink.wait()

@@ -49,7 +49,7 @@ def test_no_descriptors(gateway: RunningGateway) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 20, used + 20))
     clients = []
     for _ in range(100):
-        clients.append(socket.create_connection(("127.0.0.1", gateway.port), timeout=20))
+        clients.append(socket.create_connection(("127.0.0.1", gateway.port), timeout=60))
     wait_for(
         lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) >= used + 18, "descriptors to be used up"
     )

@@ -32,6 +32,7 @@ LIMITS = (
     f"-rss_limit_mb={MEMORY_MB}",
     f"-malloc_limit_mb={ALLOCATION_MB}",
 )
+VARIANTS = "--variants"  # worker.py: not what coverage says
 KEPT_LINES = 400
 REDUCE_STEP_S, REDUCE_S = 5, 60
 _MEMORY_DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -94,23 +95,48 @@ class Slice:
     def run(self, *, seconds: float, runs: int = -1, seed: int = 0) -> None:
         """runs: beyond the corpus; whatever is reached first ends it.  seed 0: another one each time."""
         corpus = prepare(self.target, grow=self._grow)
-        findings = HOME / "findings" / self.target.name
-        findings.mkdir(parents=True, exist_ok=True)
-        before = set(findings.iterdir())
         if runs >= 0:
             runs += sum(1 for folder in corpus for _ in folder.iterdir())
-        seconds_before, started = self.progress.seconds, time.monotonic()
-        lines: list[str] = []
-        for line in self._lines(
+        self._run(
             f"-max_total_time={max(1, int(seconds))}",
             f"-runs={runs}",
             f"-seed={seed}",
-            f"-max_len={self.target.max_octets}",
             *_dictionary(self.target),
+            *map(str, corpus),
+        )
+
+    def run_variants(self) -> None:
+        """What the target begins with, and its number of variants of that: the same everywhere, whatever they reach."""
+        folder = HOME / "slice" / self.target.name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        names = []
+        for number, octets in enumerate(self.target.inputs()):
+            path = folder / str(number)
+            path.write_bytes(octets)
+            names.append(str(path.relative_to(HOME)))
+        # In this order: a folder's own is the file system's.
+        (folder / "names").write_text(",".join(names))
+        self._run(
+            VARIANTS,
+            f"-seed_inputs=@{folder / 'names'}",
+            f"-runs={len(names) + self.target.runs}",
+            "-seed=1",
+            "-len_control=0",
+        )
+
+    def _run(self, *arguments: str) -> None:
+        findings = HOME / "findings" / self.target.name
+        findings.mkdir(parents=True, exist_ok=True)
+        before = set(findings.iterdir())
+        seconds_before, started = self.progress.seconds, time.monotonic()
+        lines: list[str] = []
+        for line in self._lines(
+            f"-max_len={self.target.max_octets}",
             f"-artifact_prefix={findings}/",
             "-reload=0",
             "-print_final_stats=1",
-            *map(str, corpus),
+            *arguments,
         ):
             self._read(line)
             self.progress.seconds = seconds_before + time.monotonic() - started

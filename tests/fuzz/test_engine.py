@@ -31,7 +31,7 @@ def test_a_bug_behind_comparisons_is_found_by_coverage() -> None:
     """Without a word of the protocol and without a corpus."""
     target = targets.load("_planted_deep")
     progress = Progress()
-    Slice(target, progress, grow=False).run(seconds=60, runs=200_000, seed=1)
+    Slice(target, progress, grow=False).run(seconds=600, runs=200_000, seed=1)
     (finding,) = progress.findings
     assert finding.what.startswith("AssertionError: a verb was understood")
     assert finding.path.exists() and "tests.fuzz _planted_deep" in finding.command

@@ -3,6 +3,7 @@
     python -m tests.fuzz.worker TARGET [libFuzzer arguments]      in the environment of build.environment()
 
 C code was instrumented by the compiler; Python code of a target's CODE is as it is imported.
+--variants: what is tried are variants.py's, not what libFuzzer makes of what it found.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import atheris
 
 from tests.fuzz import targets
 from tests.fuzz.build import LIB, launcher
+from tests.fuzz.engine import VARIANTS
+from tests.fuzz.variants import variants
 
 
 def not_instrumented(code: Sequence[str]) -> list[str]:
@@ -36,8 +39,16 @@ def main() -> None:
 
     assert str(gateway._native.__file__).startswith(str(LIB)), "not the fuzz build"
     logging.getLogger().addHandler(logging.NullHandler())  # only targets listen
+    mutator = None
+    if VARIANTS in arguments:
+        arguments.remove(VARIANTS)
+        made = variants(list(target.inputs()), target.words, target.max_octets)
+
+        def mutator(_data: bytes, _max_octets: int, _seed: int) -> bytes:
+            return next(made)
+
     # libFuzzer starts itself again by argv[0] for -merge and -minimize_crash.
-    atheris.Setup([str(launcher(name)), *arguments], target.check)
+    atheris.Setup([str(launcher(name)), *arguments], target.check, custom_mutator=mutator)
     atheris.Fuzz()
 
 

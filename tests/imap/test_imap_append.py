@@ -165,6 +165,12 @@ def test_the_own_mailbox_tells_of_the_new_message(imap: ImapClient) -> None:
     assert b"1 EXISTS" in imap.ok(b"APPEND INBOX " + literal(MESSAGE))
 
 
+def test_what_looks_like_a_system_flag_is_no_keyword(imap: ImapClient) -> None:
+    for flag in (b"\\Recent", b"\\Nonsense"):
+        imap.bad(b"APPEND INBOX (\\Seen " + flag + b") " + literal(MESSAGE))
+    assert b"Recent" not in imap.ok("SELECT INBOX")[0]
+
+
 def test_catenate_takes_utf8_literals(imap: ImapClient) -> None:
     head, text = "Subject: grün\r\n\r\n".encode(), b"text\r\n"
     command = b"APPEND INBOX CATENATE (UTF8 (~" + literal(head) + b") TEXT " + literal(text) + b")"

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -26,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import CALM, WAIT_S, free_port
 from smtp_blaster.sink import Receipt, Sink, SinkPlan
 
-WAIT_S = 60.0
 SERVE = "import sys; from gateway.cli import main; sys.exit(main())"
 SEARCH_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -47,18 +46,6 @@ def need(program: str) -> str:
 def need_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-
-
-def free_port() -> int:
-    """A port nobody uses, below those that the system gives to clients: nobody will before we do."""
-    while True:
-        port = random.SystemRandom().randint(15000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
@@ -162,6 +149,7 @@ class RunningGateway:
                     "workers": 1,
                     "log": {"file": str(self.log_file), "format": "json", "flush_s": 0.0},
                     **config,
+                    "limits": CALM | config.get("limits", {}),
                 }
             )
         )

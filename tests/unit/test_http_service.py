@@ -124,6 +124,20 @@ def test_an_error_or_a_slow_sibling_is_an_answer(monkeypatch: pytest.MonkeyPatch
     run(main)
 
 
+def test_who_only_stays_connected_does_not_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ANSWER_S", 3600.0)
+
+    async def main() -> None:
+        service = HttpService(bound(), metrics=text, health=list, allows=ALL.__contains__)
+        await service.start()
+        async with aiohttp.ClientSession() as client:
+            async with client.get(url(service, "/healthz")) as answer:
+                await answer.read()
+            await service.close()
+
+    run(main)
+
+
 def test_connections_that_say_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "CONNECTIONS_MAX", 8)
 

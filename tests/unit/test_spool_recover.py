@@ -232,6 +232,17 @@ def test_a_file_of_nothing_known_is_set_aside_and_an_unfinished_one_removed(tmp_
     assert list(directory.iterdir()) == [] and len(list((tmp_path / "damaged").iterdir())) == 1
 
 
+def test_a_copy_of_a_segment_is_set_aside(written: Written, tmp_path: Path):
+    copy, damaged = written.path.with_name("999999.log"), tmp_path / "damaged"
+    copy.write_bytes(written.octets)
+    recovery = recover_partition(written.path.parent, damaged)
+    found = {stored.queue_id for stored in recovery.messages}
+    assert found == written.contents.keys() - written.settled
+    (damage,) = recovery.damaged
+    assert damage.path == str(copy) and "another file" in damage.what
+    assert Path(damage.kept_as).read_bytes() == written.octets
+
+
 def test_blocks_that_the_disk_refuses_are_reported(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from gateway.store.account_sharing import Listing
 
 OWN_MAX = 1000  # changes of its own that a session remembers; it may hear of more
+RUNNING = 1 << 62  # more looks than there ever are
 BATCH = 500  # lines between two looks at whether the client reads
 NOTHING = NotifyRequest(False, frozenset(), False, (), ())
 OVERFLOW = b"* OK [NOTIFICATIONOVERFLOW] Too much happens for you: ask again\r\n"
@@ -91,16 +92,16 @@ async def cmd_notify(session: ImapSession, command: ImapCommand) -> Outcome:
 class Notify:
     """What one session has registered; it lasts until the next NOTIFY."""
 
-    __slots__ = ("_hubs", "_octets", "_own", "_paths", "_session", "new_uid", "outbox", "request")
+    __slots__ = ("_doing", "_hubs", "_octets", "_own", "_paths", "_session", "new_uid", "outbox", "request")
 
     def __init__(self, session: ImapSession, request: NotifyRequest) -> None:
         self._session = session
         self._hubs: dict[str, Hub] = {}  # by owner
         self._paths = prefixes(session.service.config)
         self._octets = 0
-        self._own: dict[
-            tuple[bytes, str], int
-        ] = {}  # (event, name) that is the session's own doing → hub.looks
+        # The session's own doing, (event, name) → the last look of the hub that may see it first
+        self._own: dict[tuple[bytes, str], int] = {}
+        self._doing: list[tuple[Hub, tuple[bytes, str]]] = []  # of the command that is being answered
         self.request = request
         self.outbox: list[bytes] = []
         self.new_uid = 0  # messages of the selected mailbox from there on are to be fetched
@@ -274,7 +275,7 @@ class Notify:
             items.append(b"UNSEEN")
         if self._knows_modseq:
             items.append(b"HIGHESTMODSEQ")
-        return StatusFormat(self._session, items).response(mailbox_octets(name, self._utf8), row)
+        return StatusFormat(self._session, items).response(mailbox_octets(name, self._utf8), "", row)
 
     def _list_line(
         self, hub: Hub, name: str, row: Listing | None, words: bytes = b"", extended: bytes = b""
@@ -336,15 +337,16 @@ class Notify:
             hub = self._hubs.get(found[0]) if found is not None else None
             above = name
             while hub is not None:
-                self._own[kind, above] = hub.looks
+                self._own[kind, above] = RUNNING
+                self._doing.append((hub, (kind, above)))
                 above = above.rpartition(SEPARATOR)[0]
                 if not above:
                     break
 
     def _is_own(self, hub: Hub, kind: bytes, name: str) -> bool:
-        """Once; a change is seen by the second look begun after it at the latest."""
-        looks = self._own.pop((kind, name), None)
-        return looks is not None and hub.looks <= looks + 2
+        """Once; a change is seen by the first look begun after its command at the latest."""
+        last = self._own.pop((kind, name), None)
+        return last is not None and hub.looks <= last
 
     # -- when it is told ---------------------------------------------------------------------------------------------
 
@@ -372,6 +374,10 @@ class Notify:
     def after_command(self) -> None:
         """A command was completed: tell what waits, and watch the mailbox that is selected now."""
         session = self._session
+        for hub, doing in self._doing:
+            if doing in self._own:
+                self._own[doing] = hub.looks + 1
+        self._doing.clear()
         self._send()
         if session.selected is not None and self.request.selected:
             view = session.selected.view

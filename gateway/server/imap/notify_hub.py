@@ -235,8 +235,8 @@ class Hub:
         """The store's word that something changed."""
         if notice.mailbox == 0:
             self._list_dirty = True
-        elif notice.mailbox in self.snapshot.rows:
-            self._dirty.add(notice.mailbox)
+        elif notice.mailbox in self.snapshot.rows or self._list_dirty or self._work is not None:
+            self._dirty.add(notice.mailbox)  # it may be of the list that is being read
         else:
             return
         if self._work is None and self._timer is None and self.registrations:

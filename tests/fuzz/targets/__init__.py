@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,13 @@ class Target:
     def regressions(self) -> Path:
         """Inputs that were findings once."""
         return FUZZ / "regressions" / self.name
+
+    def inputs(self) -> Iterator[bytes]:
+        """Its seeds and all that was kept, in an order of their own."""
+        yield from self.seeds()
+        for folder in (self.corpus, self.regressions):
+            if folder.is_dir():
+                yield from (path.read_bytes() for path in sorted(folder.iterdir()))
 
     @property
     def dictionary(self) -> str:

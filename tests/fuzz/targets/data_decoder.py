@@ -7,7 +7,7 @@ from tests.fuzz.octets import cut, options
 from tests.native import model_data
 
 MAX_OCTETS = 768
-RUNS = 3_500
+RUNS = 700
 WORDS = (
     b"\r\n.\r\n",
     b"\n.\n",

@@ -7,7 +7,7 @@ from tests.fuzz.octets import cut, options
 from tests.native import model_data
 
 MAX_OCTETS = 768
-RUNS = 15_000
+RUNS = 4_000
 
 
 def seeds() -> list[bytes]:

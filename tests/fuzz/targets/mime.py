@@ -152,6 +152,8 @@ def explained(part: Message[str, str]) -> bool:
     media_type = part.get_content_type()
     return bool(
         part.defects
+        # ... and fields whose name alone is longer than what is kept of a line
+        or any(len(name) >= model_mime.KEPT for name in part)
         # email knows neither comments nor tokens: it makes something of any value (RFC 2045 §5.1)
         or not WELL_FORMED.fullmatch(content_type)
         # ... and reads the body of every message/… as a message, encoded or not
