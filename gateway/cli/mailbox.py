@@ -64,7 +64,7 @@ def list_(account: str | None, as_json: bool, config_file: str) -> None:
     with _account(config, account) as file:
         boxes = file.mailboxes()
     if as_json:
-        print_json([_as_json(box) for box in boxes])
+        print_json([_as_json(account, box) for box in boxes])
         return
     print_table(
         "",
@@ -103,17 +103,17 @@ def stat(account: str, mailbox: str, as_json: bool, config_file: str) -> None:
     with _account(config, account) as file:
         box = file.mailbox(mailbox)
         octets, free = file.disk_octets()
-    found = _as_json(box) | {"account_file_octets": octets, "account_file_free_octets": free}
+    found = _as_json(account, box) | {"account_file_octets": octets, "account_file_free_octets": free}
     if as_json:
         print_json(found)
     else:
         print_table("", ("what", "value"), [(key, _plain(value)) for key, value in found.items()])
 
 
-def _as_json(box: Mailbox) -> dict[str, Any]:
+def _as_json(account: str, box: Mailbox) -> dict[str, Any]:
     return {
         "name": box.name,
-        "object_id": box.object_id,
+        "object_id": box.object_id(account),
         "selectable": box.selectable,
         "messages": box.messages,
         "unseen": box.unseen,

@@ -45,9 +45,9 @@ class Listing(NamedTuple):
     def recent(self) -> int:
         return min(self.messages, max(0, self.uidnext - self.recent_uid))
 
-    @property
-    def object_id(self) -> str:
-        return object_id(self.uidvalidity, self.id)
+    def object_id(self, account: str) -> str:
+        """account: whose mailbox it is."""
+        return object_id(account, self.uidvalidity, self.id)
 
 
 class Access(NamedTuple):

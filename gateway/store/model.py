@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway._native import crc32c
+
 # Bits of a record's flags.  Keywords follow from bit KEYWORD_BIT on, in the order the mailbox learned them.
 SEEN, ANSWERED, FLAGGED, DELETED, DRAFT = 1, 2, 4, 8, 16
 SYSTEM_FLAGS = {
@@ -123,9 +125,9 @@ class Delivered(msgspec.Struct, frozen=True):
     message: int  # its key
 
 
-def object_id(uidvalidity: int, mailbox: int) -> str:
-    """MAILBOXID (RFC 8474 §4)."""
-    return f"F{uidvalidity:x}-{mailbox:x}"
+def object_id(account: str, uidvalidity: int, mailbox: int) -> str:
+    """MAILBOXID (RFC 8474 §4): who shares mailboxes sees those of several accounts."""
+    return f"F{crc32c(account.encode()):08x}-{uidvalidity:x}-{mailbox:x}"
 
 
 class Mailbox(msgspec.Struct, frozen=True):
@@ -146,9 +148,9 @@ class Mailbox(msgspec.Struct, frozen=True):
     keywords: tuple[str, ...]  # the n-th has bit KEYWORD_BIT + n
     selectable: bool  # False: there is only something below it, or a subscription to it
 
-    @property
-    def object_id(self) -> str:
-        return object_id(self.uidvalidity, self.id)
+    def object_id(self, account: str) -> str:
+        """account: whose mailbox it is."""
+        return object_id(account, self.uidvalidity, self.id)
 
     def bits(self, flags: Iterable[str]) -> int | None:
         """The bits of these flags; None when a keyword is unknown here."""

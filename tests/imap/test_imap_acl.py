@@ -331,3 +331,17 @@ def test_urls_lead_no_further_than_names(pair: Pair) -> None:
     pair.grant("lr")
     b.ok(f'APPEND INBOX CATENATE (URL "/Other%20Users/{pair.owner}/box/;UID=1")')
     assert b.ok("STATUS INBOX (MESSAGES)") == [b'STATUS "INBOX" (MESSAGES 1)']
+
+
+def test_a_mailbox_id_is_one_mailboxs_among_all_that_a_user_sees(pair: Pair) -> None:
+    """RFC 8474 §4: also where two accounts were made in the same second."""
+    pair.b.ok("CREATE box")
+    pair.grant("lr", "INBOX")
+    pair.grant("lr")
+    lines = pair.b.ok('LIST "" "*" RETURN (STATUS (MAILBOXID))')
+    ids = re.findall(rb"MAILBOXID \((\S+)\)", b" ".join(lines))
+    assert len(ids) >= 9 and len(set(ids)) == len(ids)
+    for name in ("INBOX", pair.name(), pair.name("INBOX")):
+        [told] = [line for line in pair.b.ok(f"SELECT {name}") if b"MAILBOXID" in line]
+        again = pair.b.ok(f"STATUS {name} (MAILBOXID)")[0]
+        assert re.findall(rb"\((\S+)\)", told)[0] in again and re.findall(rb"MAILBOXID \((\S+)\)", again)[0] in ids

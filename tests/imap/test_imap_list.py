@@ -53,7 +53,7 @@ def test_a_new_account(imap: ImapClient) -> None:
 
 def test_create_and_what_lies_above(imap: ImapClient) -> None:
     _, tagged = imap.cmd("CREATE a/b/c")
-    assert re.fullmatch(rb"OK \[MAILBOXID \(F[0-9a-f]+-[0-9a-f]+\)\] .*", tagged)
+    assert re.fullmatch(rb"OK \[MAILBOXID \(F[0-9a-f]{8}(-[0-9a-f]+){2}\)\] .*", tagged)
     assert imap.ok('LIST "" a*') == [
         b'LIST (\\HasChildren) "/" "a"',
         b'LIST (\\HasChildren) "/" "a/b"',

@@ -179,6 +179,21 @@ def test_compress(gateway: ImapGateway) -> None:
         assert found.startswith(b"x NO [COMPRESSIONACTIVE] ")
 
 
+def test_unauthenticate_ends_compression(gateway: ImapGateway) -> None:
+    """RFC 8437 §4.1: with its own line end on the client's side, with the tagged OK on ours."""
+    with gateway.login() as imap:
+        for end in (zlib.Z_SYNC_FLUSH, zlib.Z_FINISH):
+            imap.ok("COMPRESS DEFLATE")
+            deflate, inflate = zlib.compressobj(wbits=-15), zlib.decompressobj(wbits=-15)
+            imap.write(deflate.compress(b"x SELECT INBOX\r\ny UNAUTHENTICATE\r\n") + deflate.flush(end))
+            found = b""
+            while not found.endswith(b"y OK Completed\r\n"):
+                found += inflate.decompress(imap.sock.recv(65536))
+            imap.bad("SELECT INBOX")
+            imap.ok(f'LOGIN {ALICE} "{PASSWORD}"')
+            imap.ok("ID NIL")
+
+
 def test_a_unix_socket_may_need_no_login(gateway: ImapGateway, directory: Path) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(60)

@@ -49,6 +49,11 @@ class Deflate:
                 return piece
         return b""
 
+    def take_rest(self) -> bytes:
+        """The input that was not inflated: it is what it is, once compression has ended."""
+        rest, self._rest = self._rest, b""
+        return rest
+
     def compress(self, pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
         """What goes over the wire for them."""
         out: list[bytes | memoryview] = []

@@ -405,6 +405,15 @@ class ImapServerMachine:
         self._clear, self._out = self._out, []
         self._deflate.feed(self._reader.take_rest())
 
+    def uncompress(self) -> None:
+        """After complete(): what is queued is the last that goes out compressed, and comes in so (RFC 8437 §4.1)."""
+        if self._deflate is None:
+            raise LocalProtocolError("compression is not active")
+        self._out = self.data_to_send()
+        self._reader.feed(self._deflate.take_rest())
+        self._deflate = None
+        self.queued_octets = sum(map(len, self._out))
+
     @property
     def compressed(self) -> bool:
         return self._deflate is not None

@@ -22,7 +22,7 @@ from gateway.protocol.imap.append import AppendMessage, append_messages, append_
 from gateway.server.imap.access import own_name, refuse
 from gateway.server.imap.catenate import read_url
 from gateway.server.imap.copy import target
-from gateway.server.imap.flags import SYSTEM
+from gateway.server.imap.flags import SYSTEM, check_flags
 from gateway.server.imap.message_limit import refuse_more
 from gateway.server.imap.state import (
     AUTHENTICATED,
@@ -164,6 +164,7 @@ def _whole(session: ImapSession, message: AppendMessage, flags: list[str]) -> Ne
 def _check_utf8(session: ImapSession, message: AppendMessage) -> None:
     if message.utf8 and not session.machine.utf8:
         raise Bad("ENABLE UTF8=ACCEPT comes first")  # RFC 6855 §4
+    check_flags(message.flags)
 
 
 async def _joined(session: ImapSession, place: Place, message: AppendMessage) -> Upload:

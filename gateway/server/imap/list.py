@@ -139,7 +139,9 @@ class ListLines:
         pieces = []
         rights = self._tree.rights(name)
         if self._status is not None and "r" in rights:
-            pieces.append(self._status.response(octets, row, self._deleted.get(name, 0)))
+            where = self._tree.foreign.get(name)
+            account = where.owner if where else self._session.account_name
+            pieces.append(self._status.response(octets, account, row, self._deleted.get(name, 0)))
         if self._request.rights:
             shown = show_rights(rights, old=True).encode()
             pieces.append(b"* MYRIGHTS %b %b\r\n" % (octets, shown))

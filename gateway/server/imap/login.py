@@ -132,7 +132,10 @@ def cmd_authenticate(session: ImapSession, command: ImapCommand) -> Outcome:
 def cmd_unauthenticate(session: ImapSession, command: ImapCommand) -> Outcome:
     command.end()
     session.sign_out()
-    return None
+    session.complete(b"OK", None)
+    if session.machine.compressed:  # RFC 8437 §4.1: it ends with this line
+        session.machine.uncompress()
+    return PENDING
 
 
 # -- what the client understands ---------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ async def cmd_create(session: ImapSession, command: ImapCommand) -> Outcome:
             b'* LIST () "/" %b ("OLDNAME" (%b))\r\n'
             % (mailbox_octets(name, utf8), mailbox_octets(asked, utf8))
         )
-    return Completed("", b"MAILBOXID (%b)" % mailbox.object_id.encode())
+    return Completed("", b"MAILBOXID (%b)" % mailbox.object_id(place.account.name).encode())
 
 
 def _uses(command: ImapCommand) -> list[str]:

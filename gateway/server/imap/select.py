@@ -210,7 +210,7 @@ def _describe(session: ImapSession, selected: Selected, name: str) -> None:
     session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)
     session.untagged(b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext)
     session.untagged(b"OK [HIGHESTMODSEQ %d] Highest" % mailbox.highestmodseq)
-    session.untagged(b"OK [MAILBOXID (%b)] Ok" % mailbox.object_id.encode())
+    session.untagged(b"OK [MAILBOXID (%b)] Ok" % mailbox.object_id(selected.place.account.name).encode())
     if not rev1:
         session.untagged(b'LIST () "/" ' + mailbox_octets(name, session.machine.utf8))
 

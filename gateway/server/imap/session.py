@@ -220,7 +220,7 @@ class ImapSession(LoginSession):
             self.complete(b"NO", Completed(refusal.text, code.encode()))
 
     def sign_out(self) -> None:
-        """The client is nobody again (RFC 8437 §2); TLS and compression stay."""
+        """The client is nobody again (RFC 8437 §3); TLS stays."""
         self.leave_mailbox()
         self.leave_notify()
         self.identity, self.account_name = None, ""

@@ -38,7 +38,6 @@ _ATTRIBUTES = {
     b"DELETED": "deleted",
     b"SIZE": "octets",
     b"HIGHESTMODSEQ": "highestmodseq",
-    b"MAILBOXID": "object_id",
 }
 
 
@@ -56,18 +55,21 @@ class StatusFormat:
                 words.append(f"APPENDLIMIT {session.service.append_octets}")
             elif item == DELETED_STORAGE:
                 words.append("DELETED-STORAGE {deleted_octets}")
+            elif item == b"MAILBOXID":
+                words.append("MAILBOXID ({object_id})")
             else:
-                value = "(%s)" if item == b"MAILBOXID" else "%s"
-                words.append(f"{item.decode()} {value}")
+                words.append(f"{item.decode()} %s")
                 attributes.append(_ATTRIBUTES[item])
+        self._needs_object_id = b"MAILBOXID" in items
         self._format = " (" + " ".join(words) + ")\r\n"
         self._values: Any = attrgetter(*attributes) if attributes else lambda _: ()
 
-    def response(self, name: bytes, row: Mailbox | Listing, deleted_octets: int = 0) -> bytes:
-        """The whole response; name: as mailbox_octets() made it."""
+    def response(self, name: bytes, account: str, row: Mailbox | Listing, deleted_octets: int = 0) -> bytes:
+        """The whole response; name: as mailbox_octets() made it; account: whose mailbox it is."""
         text: str = self._format % self._values(row)
-        if self.needs_deleted_octets:
-            text = text.format(deleted_octets=deleted_octets)
+        if self.needs_deleted_octets or self._needs_object_id:
+            object_id = row.object_id(account) if self._needs_object_id else ""
+            text = text.format(deleted_octets=deleted_octets, object_id=object_id)
         return b"* STATUS " + name + text.encode()
 
 
@@ -91,7 +93,8 @@ async def cmd_status(session: ImapSession, command: ImapCommand) -> Outcome:
     octets = 0
     if form.needs_deleted_octets:
         octets = await deleted_octets(place.account, place.mailbox)
-    session.send(form.response(mailbox_octets(name, session.machine.utf8), place.mailbox, octets))
+    shown = mailbox_octets(name, session.machine.utf8)
+    session.send(form.response(shown, place.account.name, place.mailbox, octets))
     return None
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway._native import format_set, ranges_of_uids
 from gateway.server.imap import updates
-from gateway.server.imap.flags import SYSTEM
+from gateway.server.imap.flags import SYSTEM, check_flags
 from gateway.server.imap.message_limit import bounded_ranges
 from gateway.server.imap.state import PENDING, SELECTED, Bad, Completed, Handler, No, Outcome
 from gateway.server.imap.vanished import without
 from gateway.store.errors import StoreError
-from gateway.store.model import NEVER, SYSTEM_FLAGS_LOWER, Stored
+from gateway.store.model import NEVER, Stored
 
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
@@ -173,9 +173,7 @@ def _change(command: ImapCommand) -> Change:
             command.space()
             flags.append(command.flag())
     command.end()
-    for flag in flags:
-        if flag.startswith("\\") and flag.lower() not in SYSTEM_FLAGS_LOWER:
-            raise Bad("There is no such system flag, or it cannot be set")
+    check_flags(flags)
     add = flags if word == b"+FLAGS" else []
     remove = flags if word == b"-FLAGS" else []
     replace = flags if word == b"FLAGS" else None
