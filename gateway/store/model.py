@@ -155,14 +155,16 @@ class Mailbox(msgspec.Struct, frozen=True):
     def bits(self, flags: Iterable[str]) -> int | None:
         """The bits of these flags; None when a keyword is unknown here."""
         bits = 0
-        known = {keyword.lower(): index for index, keyword in enumerate(self.keywords)}
+        known: list[str] | None = None
         for flag in flags:
-            bit = SYSTEM_FLAGS_LOWER.get(flag.lower())
+            lower = flag.lower()
+            bit = SYSTEM_FLAGS_LOWER.get(lower)
             if bit is None:
-                index = known.get(flag.lower())
-                if index is None:
+                if known is None:
+                    known = [keyword.lower() for keyword in self.keywords]
+                if lower not in known:
                     return None
-                bit = 1 << (KEYWORD_BIT + index)
+                bit = 1 << (KEYWORD_BIT + known.index(lower))
             bits |= bit
         return bits
 

@@ -46,6 +46,8 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
     selected = session.selected
     assert selected is not None
     view = selected.view
+    if view.is_told:
+        return
     if view.is_lost:
         session.end("lost")
         return
@@ -93,18 +95,19 @@ def fetch_flags(
     """FETCH responses with FLAGS for these records, with UID and MODSEQ where the client wants them."""
     selected = session.selected
     assert selected is not None
-    enabled = session.enabled
-    only = b"UIDONLY" in enabled  # the UID is in front then
-    items = [_UID] if not only and (uid or b"QRESYNC" in enabled) else []
-    if flags:
-        items.append(_FLAGS)
-    if b"CONDSTORE" in enabled:
-        items.append(_MODSEQ)
-    view = selected.view
-    recent_uid = 0 if view.recent_uid == NEVER_RECENT else view.recent_uid
-    keywords = [word.encode() for word in view.mailbox.keywords]
-    form = FetchFormat(items, keywords, recent_uid, only)
-    session.send(form.format(records, numbers))
+    view, enabled = selected.view, session.enabled
+    words = view.mailbox.keywords
+    key = (uid, flags, len(enabled), words)  # what is enabled stays so
+    if view.flags_form is None or view.flags_form[0] != key:
+        only = b"UIDONLY" in enabled  # the UID is in front then
+        items = [_UID] if not only and (uid or b"QRESYNC" in enabled) else []
+        if flags:
+            items.append(_FLAGS)
+        if b"CONDSTORE" in enabled:
+            items.append(_MODSEQ)
+        recent_uid = 0 if view.recent_uid == NEVER_RECENT else view.recent_uid
+        view.flags_form = key, FetchFormat(items, [word.encode() for word in words], recent_uid, only)
+    session.send(view.flags_form[1].format(records, numbers))
 
 
 _VANISHED = {b"QRESYNC", b"UIDONLY"}

@@ -22,7 +22,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate, compress
 from operator import is_, is_not
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway._native import (
     RECORD_OCTETS,
@@ -172,7 +172,9 @@ NOTHING = Update(array("I"), array("I"), False, [])
 class View:
     """See the module.  All methods but those about counts need the index: `await watch.load()` before."""
 
-    __slots__ = ("_count", "_index", "claims_recent", "is_lost", "keywords_told", "recent_uid", "saved", "watch")
+    __slots__ = (
+        "_count", "_index", "claims_recent", "flags_form", "is_lost", "keywords_told", "recent_uid", "saved", "watch",
+    )  # fmt: skip
 
     def __init__(self, watch: Watch, recent_uid: int = NEVER_RECENT) -> None:
         """recent_uid: messages from there on are \\Recent in this session."""
@@ -184,11 +186,23 @@ class View:
         self.claims_recent = False  # messages came that are \\Recent here, and to others until somebody says so
         self.saved = b""  # the result of SEARCH RETURN (SAVE), UIDs as u32 (RFC 5182)
         self.keywords_told = len(watch.mailbox.keywords)  # FLAGS listed so many
+        self.flags_form: Any = None  # updates.py's
 
     @property
     def mailbox(self) -> Mailbox:
         """As the worker knows it now."""
         return self.watch.mailbox
+
+    @property
+    def is_told(self) -> bool:
+        """The client knows what the worker knows."""
+        watch = self.watch
+        return (
+            self._index is watch.index
+            and self._index is not None
+            and self.keywords_told == len(watch.mailbox.keywords)
+            and not self.is_lost
+        )
 
     @property
     def is_loaded(self) -> bool:
