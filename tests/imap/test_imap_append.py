@@ -158,6 +158,7 @@ def test_binary_and_utf8_literals(imap: ImapClient) -> None:
     assert imap.ok("FETCH 2 BODY.PEEK[]")[0].endswith(international + b")")
     assert imap.ok("FETCH 1 BODY.PEEK[1]") == [b"1 FETCH (BODY[1] {5}\r\na\x80b\r\n)"]  # no literal has a NUL
     assert imap.ok("FETCH 1 BINARY.PEEK[1]") == [b"1 FETCH (BINARY[1] ~{5}\r\na\0b\r\n)"]
+    assert imap.ok("FETCH 1 BINARY.PEEK[]")[0].endswith(b"BINARY[] ~{%d}\r\n%b)" % (len(content), content))
 
 
 def test_the_own_mailbox_tells_of_the_new_message(imap: ImapClient) -> None:

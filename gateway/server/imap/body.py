@@ -186,7 +186,7 @@ class Plan:
         if name == b"BINARY.SIZE[]":
             value = self._guarded(lambda source: _binary_size(source, section.path))
             return (item.label, FETCH_OCTETS, self._column(value, "content"), None, -1, 0)
-        if name == b"BINARY[]" and section.path:
+        if name == b"BINARY[]":
             value = self._guarded(lambda source: _binary(source, section.path))
             return (
                 item.label,
