@@ -91,6 +91,7 @@ class Authenticator:
         self._succeeded: dict[tuple[str, str], int] = {}  # by service, mechanism
         self._failed: dict[tuple[str, str], int] = {}  # by service, reason
         self._masters = frozenset(directory.user(name) for name in config.master_users)
+        self._offers: dict[tuple[object, ...], tuple[str, ...]] = {}  # see mechanisms()
 
     def reload(self, config: AuthConfig, directory: Directory, tokens: Tokens | None) -> None:
         """New logins follow the new configuration; what is known of failures stays."""
@@ -99,6 +100,7 @@ class Authenticator:
         self.directory = directory
         self.tokens = tokens
         self._cache.clear()
+        self._offers.clear()
         self._masters = frozenset(directory.user(name) for name in config.master_users)
 
     # -- what is offered -----------------------------------------------------------------------------------------------
@@ -116,11 +118,15 @@ class Authenticator:
         if not self.allows(peer):
             return ()
         able = self.directory.abilities()
-        return tuple(
-            name
-            for name in wanted or self.config.mechanisms
-            if name in sasl.MECHANISMS and self._is_possible(name, peer, able)
-        )
+        kind = (able, *wanted, bool(peer.bindings), bool(peer.certificate_names))
+        offer = self._offers.get(kind)
+        if offer is None:
+            offer = self._offers[kind] = tuple(
+                name
+                for name in wanted or self.config.mechanisms
+                if name in sasl.MECHANISMS and self._is_possible(name, peer, able)
+            )
+        return offer
 
     def _is_possible(self, name: str, peer: Peer, able: frozenset[str]) -> bool:
         if name.startswith("SCRAM-"):
@@ -165,6 +171,10 @@ class Authenticator:
         """POP3 USER and PASS, IMAP LOGIN, POP2 HELO: a name and a password in clear."""
         if not self.allows(peer):
             login = Login(self, "USER", peer, None, _no_challenge, done, "encryption")
+        elif "\0" not in user and (account := self.cached(user, password)) is not None:  # the usual case, made short
+            login = Login(self, "USER", peer, None, _no_challenge, done)
+            login.let_in_again(account)
+            return login
         else:
             exchange = sasl.Exchange("PLAIN", sasl.Context())
             login = Login(self, "USER", peer, exchange, _no_challenge, done)
@@ -450,6 +460,11 @@ class Login:
                 self._let_in(account, target)
         except Exception as error:
             self._unavailable(error)
+
+    def let_in_again(self, account: Account) -> None:
+        """This very password was right a short while ago: cached() gave the account."""
+        self._cached = True
+        self._let_in(account, account)
 
     def _let_in(self, account: Account, target: Account) -> None:
         if account.disabled or target.disabled:

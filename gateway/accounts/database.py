@@ -49,6 +49,7 @@ CREATE TABLE alias (
 CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
 _COLUMNS = "name, verifier, scram, secret, quota_octets, quota_messages, disabled"
+_RECORD = f"SELECT {_COLUMNS} FROM account WHERE name = ?"
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -123,10 +124,11 @@ class Database:
 
     def record(self, name: str) -> Record | None:
         """The account of this name (normal form).  Raises SourceError."""
-        with self._asking() as connection:
-            row = connection.execute(
-                f"SELECT {_COLUMNS} FROM account WHERE name = ?", (name,)
-            ).fetchone()
+        try:
+            row = self._connection.execute(_RECORD, (name,)).fetchone()
+        except sqlite3.Error:
+            with self._asking():
+                raise
         return None if row is None else _record(row)
 
     def targets(self, address: str) -> tuple[str, ...]:

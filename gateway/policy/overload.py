@@ -80,12 +80,13 @@ class Traffic(NamedTuple):
 
 
 class Overload:
-    """One worker's limit; asked for each connection and each MAIL while `limited`."""
+    """One worker's limit; asked for each connection while `limited`, and for each MAIL while it `asks`."""
 
     def __init__(self, targets: Load, clock: Callable[[], float] = time.monotonic) -> None:
         self.targets = targets
         self.limit = NO_LIMIT
         self.limited = False
+        self.asks = False  # there is a limit, or nobody looks at the load before the next MAIL
         self.reason = ""  # what the limit was last cut for: a field of Load
         self.shed: Counter[tuple[str, str]] = Counter()  # ("connect" | "mail", reason)
         self.waits = 0  # messages of trusted clients that had to wait for their turn
@@ -97,9 +98,15 @@ class Overload:
         self._touched = False  # somebody was refused, or had to wait
         self._next = 0.0  # when the next message is due
         self._replies: dict[tuple[str, str], Reply] = {}
+        self._wake: Callable[[], None] | None = None
+
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """Nothing happens now: the next MAIL calls that, once, for somebody to look again."""
+        self._wake = wake
+        self.asks = True
 
     def update(self, load: Load, traffic: Traffic) -> None:
-        """Look at the load, ten times a second."""
+        """Look at the load, ten times a second while mail comes in."""
         self._quiet = 0 if self._touched else self._quiet + 1
         self._touched = False
         worst, reason = 0.0, ""
@@ -112,6 +119,7 @@ class Overload:
             self._cut(lasting, reason, traffic)
         elif worst < CALM and self.limited:
             self._grow(traffic, worst)
+        self.asks = self.limited or self._wake is not None
 
     def _cut(self, excess: float, reason: str, traffic: Traffic) -> None:
         limit = self.limit
@@ -147,7 +155,13 @@ class Overload:
         return self._refuse("connect")
 
     def admit_message(self, trusted: bool) -> Reply | float:
-        """The 451 for this MAIL, or how many seconds its answer has to wait.  Only while `limited`."""
+        """The 451 for this MAIL, or how many seconds its answer has to wait.  Only while it `asks`."""
+        if self._wake is not None:
+            wake, self._wake = self._wake, None
+            self.asks = self.limited
+            wake()
+        if not self.limited:
+            return 0.0
         now = self._clock()
         due = max(self._next, now - BURST_S)
         wait_s = max(0.0, due - now)

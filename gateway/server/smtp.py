@@ -414,7 +414,7 @@ class SmtpSession:
     def _accept_sender(self) -> None:
         """250, unless the load is too high."""
         overload = self._service.overload
-        if overload.limited:
+        if overload.asks:
             self._on_mail_under_load(overload)
         else:
             self.machine.reply(replies.SENDER_OK)

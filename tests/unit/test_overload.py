@@ -58,6 +58,21 @@ def test_there_is_no_limit_while_all_is_well() -> None:
     assert overload.check_connection(trusted=False) is None
 
 
+def test_the_first_message_after_a_quiet_while_has_somebody_look() -> None:
+    overload, woken = Overload(TARGETS), []
+    assert not overload.asks
+    overload.wake_with(lambda: woken.append(1))
+    overload.update(Load(), BUSY_TRAFFIC)
+    assert overload.asks and not overload.limited
+    assert overload.check_connection(trusted=False) is None and not woken
+    assert overload.admit_message(trusted=False) == 0.0
+    assert woken == [1] and not overload.asks
+    limited, _ = overloaded()
+    limited.wake_with(lambda: woken.append(2))
+    limited.admit_message(trusted=False)
+    assert woken == [1, 2] and limited.asks
+
+
 def test_a_burst_is_no_overload() -> None:
     overload = Overload(TARGETS)
     for _ in range(10):

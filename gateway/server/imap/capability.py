@@ -24,15 +24,20 @@ BASE = (
 
 def capabilities(session: ImapSession) -> bytes:
     """The names, separated by space; what STARTTLS and a login would change is up to date."""
-    if session.state != IN_NOT_AUTHENTICATED:
-        return _fixed(session.service, AUTHENTICATED)
-    words = [_fixed(session.service, IN_NOT_AUTHENTICATED)]
-    if session.may_start_tls:
-        words.append(b"STARTTLS")
-    words += [b"AUTH=" + name.encode() for name in session.mechanisms]
-    if not session.passwords:
-        words.append(b"LOGINDISABLED")  # RFC 9051 §6.2.3
-    return b" ".join(words)
+    service = session.service
+    if session.account is not None:
+        return service.announced.get(AUTHENTICATED) or _fixed(service, AUTHENTICATED)
+    offered = (session.may_start_tls, session.passwords, session.mechanisms)
+    line = service.announced.get(offered)
+    if line is None:
+        words = [_fixed(service, IN_NOT_AUTHENTICATED)]
+        if session.may_start_tls:
+            words.append(b"STARTTLS")
+        words += [b"AUTH=" + name.encode() for name in session.mechanisms]
+        if not session.passwords:
+            words.append(b"LOGINDISABLED")  # RFC 9051 §6.2.3
+        line = service.announced[offered] = b" ".join(words)
+    return line
 
 
 def _fixed(service: ImapService, state: int) -> bytes:

@@ -1,6 +1,6 @@
 """Which flags a mailbox has, and which of them the client may change.
 
-Owns      SYSTEM, check_flags(), announce_flags()
+Owns      SYSTEM, check_flags(), announce_flags(), flags_lines()
 Standards RFC 9051 §2.3.2, §7.3.5 (FLAGS), §7.1 (PERMANENTFLAGS); RFC 4314 §5.1.1
 """
 
@@ -28,11 +28,16 @@ def check_flags(flags: Iterable[str]) -> None:
 
 
 def announce_flags(session: ImapSession, selected: Selected) -> None:
-    """FLAGS and PERMANENTFLAGS, at SELECT and when there are new keywords."""
+    """FLAGS and PERMANENTFLAGS, when there are new keywords."""
+    selected.view.keywords_told = len(selected.mailbox.keywords)
+    for line in flags_lines(selected):
+        session.untagged(line)
+
+
+def flags_lines(selected: Selected) -> tuple[bytes, bytes]:
+    """FLAGS and PERMANENTFLAGS as they are now."""
     keywords = selected.mailbox.keywords
     rights = selected.place.rights
-    selected.view.keywords_told = len(keywords)
-    session.untagged(b"FLAGS (%b)" % " ".join([*(flag for flag, _ in SYSTEM), *keywords]).encode())
     lasting: list[str] = []
     if not selected.read_only:
         lasting = [flag for flag, right in SYSTEM if right in rights]
@@ -40,4 +45,7 @@ def announce_flags(session: ImapSession, selected: Selected) -> None:
             lasting += keywords
             if len(keywords) < KEYWORDS_MAX:
                 lasting.append("\\*")
-    session.untagged(b"OK [PERMANENTFLAGS (%b)] Limited" % " ".join(lasting).encode())
+    return (
+        b"FLAGS (%b)" % " ".join([*(flag for flag, _ in SYSTEM), *keywords]).encode(),
+        b"OK [PERMANENTFLAGS (%b)] Limited" % " ".join(lasting).encode(),
+    )

@@ -18,7 +18,7 @@ from gateway.mail.imap_rights import ALL
 from gateway.protocol.imap.response import mailbox_octets
 from gateway.server.imap import updates
 from gateway.server.imap.access import Place, prefixes
-from gateway.server.imap.flags import announce_flags
+from gateway.server.imap.flags import flags_lines
 from gateway.server.imap.grant import Grant
 from gateway.server.imap.state import (
     AUTHENTICATED,
@@ -80,11 +80,14 @@ def _open(
 def _open_now(session: ImapSession, name: str, read_only: bool) -> Outcome:
     """The same for a mailbox of the user's own of which the worker knows everything; None: it does not."""
     user = session.account_name
-    where = prefixes(session.service.config).find(mailbox_name(name), user)
-    if where is None or where[0] != user:
-        return None
+    inner = name
+    if name != "INBOX":  # which every account has
+        where = prefixes(session.service.config).find(mailbox_name(name), user)
+        if where is None or where[0] != user:
+            return None
+        inner = where[1]
     watches = session.service.watches
-    watch = watches.find(*where)
+    watch = watches.find(user, inner)
     if watch is None or not watch.mailbox.selectable:
         return None
     rev1 = b"IMAP4REV2" not in session.enabled
@@ -95,7 +98,7 @@ def _open_now(session: ImapSession, name: str, read_only: bool) -> Outcome:
         updates.report(session)
         _close(session)
     recent_uid = watch.mailbox.uidnext - watch.mailbox.recent if rev1 else NEVER_RECENT
-    place = Place(session.account, user, where[1], watch.mailbox, ALL)
+    place = Place(session.account, user, inner, watch.mailbox, ALL)
     return _select(session, place, View(watch, recent_uid), read_only, name)
 
 
@@ -195,24 +198,40 @@ def _known(session: ImapSession, command: ImapCommand) -> Known:
 
 
 def _describe(session: ImapSession, selected: Selected, name: str) -> None:
-    """RFC 9051 §6.3.2: what every client has to know."""
+    """RFC 9051 §6.3.2: what every client has to know.  It is kept for the next session that sees the same."""
+    view = selected.view
+    enabled = session.enabled
+    rev1 = b"IMAP4REV2" not in enabled
+    index = view.index if view.is_loaded else None
+    seen = (
+        view.mailbox, index, view.recent_uid, rev1, b"UIDONLY" in enabled, selected.place.rights, selected.read_only,
+    )  # fmt: skip
+    described = view.watch.described
+    if described is None or described[0] != seen:
+        described = view.watch.described = (seen, _description(session, selected))
+    session.send(described[1])
+    if not rev1:
+        session.untagged(b'LIST () "/" ' + mailbox_octets(name, session.machine.utf8))
+
+
+def _description(session: ImapSession, selected: Selected) -> bytes:
     view = selected.view
     mailbox = view.mailbox
     rev1 = b"IMAP4REV2" not in session.enabled
-    announce_flags(session, selected)
-    session.untagged(b"%d EXISTS" % view.count)
+    lines = [*flags_lines(selected), b"%d EXISTS" % view.count]
     if rev1:
-        session.untagged(b"%d RECENT" % view.recent)
+        lines.append(b"%d RECENT" % view.recent)
         if b"UIDONLY" not in session.enabled and view.is_loaded and view.count <= UNSEEN_MESSAGES:
             number = first_unseen(view)
             if number:
-                session.untagged(b"OK [UNSEEN %d] First unseen" % number)
-    session.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity)
-    session.untagged(b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext)
-    session.untagged(b"OK [HIGHESTMODSEQ %d] Highest" % mailbox.highestmodseq)
-    session.untagged(b"OK [MAILBOXID (%b)] Ok" % mailbox.object_id(selected.place.account.name).encode())
-    if not rev1:
-        session.untagged(b'LIST () "/" ' + mailbox_octets(name, session.machine.utf8))
+                lines.append(b"OK [UNSEEN %d] First unseen" % number)
+    lines += (
+        b"OK [UIDVALIDITY %d] UIDs valid" % mailbox.uidvalidity,
+        b"OK [UIDNEXT %d] Predicted next UID" % mailbox.uidnext,
+        b"OK [HIGHESTMODSEQ %d] Highest" % mailbox.highestmodseq,
+        b"OK [MAILBOXID (%b)] Ok" % mailbox.object_id(selected.place.account.name).encode(),
+    )
+    return b"".join([b"* %b\r\n" % line for line in lines])
 
 
 def first_unseen(view: View) -> int:

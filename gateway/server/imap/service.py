@@ -25,4 +25,4 @@ class ImapService(LoginService, kw_only=True):
     append_octets: int  # largest message of APPEND
     starttls: bool = False  # the listener offers it
     preauth: str = ""  # who every client of this listener is; "": it has to log in
-    announced: dict[int, bytes] = msgspec.field(default_factory=dict)  # capability.py's
+    announced: dict[object, bytes] = msgspec.field(default_factory=dict)  # capability.py's

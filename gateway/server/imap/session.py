@@ -332,8 +332,9 @@ class ImapSession(LoginSession):
 
     def flush(self) -> None:
         super().flush()
-        if self.uploads and any(upload.waiting > WAITING_OCTETS for upload in self.uploads):
-            self._connection.pause_reading()  # upload_written() comes
+        for upload in self.uploads:
+            if upload.waiting > WAITING_OCTETS:
+                self._connection.pause_reading()  # upload_written() comes
         if self._waiting and self._writable and not self.machine.closing and self.command is not None:
             self._connection.set_deadline(PROGRESS_S)
         if self.machine.interrupted and not self._waiting and self._writable and not self.machine.closing:

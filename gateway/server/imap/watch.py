@@ -135,6 +135,7 @@ class Watch:
         "_waiters",
         "_work",
         "account",
+        "described",
         "gone",
         "index",
         "mailbox",
@@ -155,6 +156,7 @@ class Watch:
         self.unsubscribe: Callable[[], None] = lambda: None  # the store's, once it is asked to tell
         self.gone = False  # the mailbox was deleted
         self.views: set[View] = set()
+        self.described: tuple[object, bytes] | None = None  # select.py's: to whom it looks how
         self._waiters: dict[Listener, None] = {}
         self._work: asyncio.Task[None] | None = None
 
