@@ -73,7 +73,8 @@ def disk_cases(where: Path, tick: Tick) -> list[Case]:
 def store_cases(where: Path, rounds: int, states: int) -> list[Case]:
     """The mailbox store: its own kills and power cuts, as many as the spool's are long."""
     amounts = {"STORE_KILL_ROUNDS": str(rounds), "STORE_POWER_STATES": str(states)}
-    return tests_of("test_store_kill.py", {**os.environ, **amounts}, where)
+    env = {**os.environ, **amounts}
+    return tests_of("test_store_kill.py", env, where) + tests_of("test_store_gateway_kill.py", env, where)
 
 
 def imap_cases(where: Path, rounds: int, seed: int) -> list[Case]:
@@ -162,6 +163,7 @@ def run(rounds: int, seed: int, states: int, command: str, console: Console) -> 
         store_rounds=rounds,
         store_states=states // 10,
         imap=imap,
+        imap_rounds=rounds,
     )
 
 

@@ -39,8 +39,9 @@ class Evidence(msgspec.Struct, kw_only=True):
     disk: list[Case]
     store: list[Case]
     store_rounds: int
-    store_states: int  # disks of each of its power cuts, at most
+    store_states: int  # disks that its power cut may leave, at most
     imap: list[Case]
+    imap_rounds: int
 
 
 def render(evidence: Evidence) -> str:
@@ -64,11 +65,14 @@ Made by `{evidence.command}`. Everything below comes from that one run; nothing 
 | machine | {_machine()} |
 | seed | {kills.seed} |
 
-| campaign | rounds | lost | altered | twice outside the window |
+| campaign | deaths or disks | lost | altered | twice outside the window |
 |---|---:|---:|---:|---:|
 | SIGKILL of a whole gateway under load | {kills.rounds:,} | **{kills.lost}** | **{kills.altered}** | **{outside}** |
 | SIGKILL of the spool between any two calls | {evidence.spool_rounds:,} | **0** | **0** | **0** |
-| power cuts, each disk recovered | {power.tried:,} | **0** | **0** | **0** |
+| power cuts of the spool, each disk recovered | {power.tried:,} | **0** | **0** | **0** |
+| SIGKILL of the mailbox store, at work in two processes | {evidence.store_rounds:,} | **0** | **0** | **0** |
+| power cuts of the mailbox store, each disk recovered | {evidence.store_states:,} | **0** | **0** | **0** |
+| SIGKILL of a whole gateway under IMAP clients | {evidence.imap_rounds:,} | **0** | **0** | **0** |
 
 A campaign in which one of these is not 0 ends with an error and writes no report.
 """
@@ -163,8 +167,10 @@ def _store(evidence: Evidence) -> str:
     return f"""\
 ## The mailbox store
 
-The same for the store: {evidence.store_rounds} rounds of SIGKILL, and power cuts with up to
-{evidence.store_states:,} disks each.
+The same for the store: {evidence.store_rounds} rounds in which two processes that work on one
+account are killed, up to {evidence.store_states:,} of the disks that a power cut may leave, and a
+disk that is full; and a gateway with accounts, killed while mail comes: every 250
+is one message in one mailbox.
 
 | what is shown | cases passed | not run here |
 |---|---:|---:|
@@ -176,7 +182,7 @@ def _imap(evidence: Evidence) -> str:
     return f"""\
 ## IMAP
 
-{evidence.store_rounds} rounds of SIGKILL of a whole gateway with two workers, while three clients
+{evidence.imap_rounds} rounds of SIGKILL of a whole gateway with two workers, while three clients
 append, flag, copy, move, expunge, and make, rename and remove mailboxes, two of them in one
 account. After each restart: nothing that was acknowledged is lost, nothing that was expunged is
 back, no UID ever means another message, UIDNEXT and no MODSEQ goes back, what was in doubt happened
