@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway._native import ImapCommand, ImapSyntaxError
 from gateway.protocol.imap import machine as imap
 from gateway.protocol.imap.compress import PIECE_OCTETS
-from gateway.protocol.imap.response import mailbox_octets, tagged
+from gateway.protocol.imap.response import in_progress, mailbox_octets, tagged
 from gateway.protocol.smtp_server import LocalProtocolError
 
 
@@ -401,3 +401,10 @@ def test_pieces_of_responses() -> None:
     assert mailbox_octets('ä"b\\', True) == '"ä\\"b\\\\"'.encode()
     assert mailbox_octets("a&b", True) == b'"a&b"'
     assert mailbox_octets("a&b", False) == b'"a&-b"'
+
+
+@pytest.mark.parametrize(
+    ("done", "goal", "told"), [(0, 0, b"NIL NIL"), (7, 0, b"NIL NIL"), (0, 9, b"0 9"), (8, 9, b"8 9"), (9, 9, b"8 9")]
+)
+def test_in_progress(done: int, goal: int, told: bytes) -> None:
+    assert in_progress(b"a1", done, goal) == b'INPROGRESS ("a1" %b)' % told

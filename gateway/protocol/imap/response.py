@@ -1,8 +1,8 @@
 """Pieces of responses: tagged lines, names of mailboxes.
 
-Owns      tagged(), mailbox_octets(), astring()
+Owns      tagged(), in_progress(), mailbox_octets(), astring()
 Security  whatever text goes in, what goes out is one line
-Standards RFC 9051 §7.1 (status responses, resp-text), §5.1 (names), §4.3 (strings)
+Standards RFC 9051 §7.1 (status responses, resp-text), §5.1 (names), §4.3 (strings); RFC 9585 (INPROGRESS)
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ def tagged(tag: bytes, status: bytes, text: str, code: bytes = b"") -> bytes:
     if code:
         return b"%b %b [%b] %b\r\n" % (tag or b"*", status, code, text.encode())
     return b"%b %b %b\r\n" % (tag or b"*", status, text.encode())
+
+
+def in_progress(tag: bytes, done: int, goal: int) -> bytes:
+    """The response code for a command that takes long; goal: 0 when it is not known."""
+    # RFC 9585 §4: the goal is larger than what is done
+    state = b"%d %d" % (min(done, goal - 1), goal) if goal else b"NIL NIL"
+    return b"INPROGRESS (%b %b)" % (imap_string(tag), state)
 
 
 def mailbox_octets(name: str, utf8: bool) -> bytes:

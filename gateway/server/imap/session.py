@@ -21,9 +21,10 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gateway._native import ImapCommand, ImapSyntaxError, imap_string, record_column
+from gateway._native import ImapCommand, ImapSyntaxError, record_column
 from gateway.accounts.model import Identity, Refusal, SourceError
 from gateway.protocol.imap import machine
+from gateway.protocol.imap.response import in_progress
 from gateway.server.first_read import tell_first_read
 from gateway.server.imap import updates
 from gateway.server.imap.access import Place, find_place
@@ -350,10 +351,7 @@ class ImapSession(LoginSession):
     def _tell_progress(self) -> None:
         """A command takes long: the client need not think that we are gone (RFC 9585 §4)."""
         if self.command is not None and not self.mid_response:
-            done, goal = self.progress
-            state = b"%d %d" % (done, goal) if goal else b"NIL NIL"
-            tag = imap_string(self.command.tag)
-            self.untagged(b"OK [INPROGRESS (%b %b)] Still working" % (tag, state))
+            self.untagged(b"OK [" + in_progress(self.command.tag, *self.progress) + b"] Still working")
         self.flush()
 
     def on_write_ready(self, ready: bool) -> None:
