@@ -4,122 +4,33 @@ from __future__ import annotations
 
 import json
 import poplib
-import shutil
 import smtplib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from interop_peers import free_port, listener, listening, need, need_root, route, wait_for
+from dovecot_server import DovecotServer, dovecot_server
+from interop_peers import listener, route, wait_for
 
-from gateway.cli.init import self_signed
-
-CONFIG = """\
-protocols = imap pop3 lmtp
-base_dir = {where}/run
-state_dir = {where}/state
-listen = 127.0.0.1
-log_path = {where}/log
-default_internal_user = mail
-default_internal_group = mail
-default_login_user = mail
-mail_location = sdbox:{where}/mail/%u
-mail_uid = mail
-mail_gid = mail
-first_valid_uid = 1
-lmtp_rcpt_check_quota = no
-mail_max_userip_connections = 1000
-ssl = yes
-ssl_cert = <{where}/certificate
-ssl_key = <{where}/key
-disable_plaintext_auth = no
-auth_mechanisms = plain login scram-sha-256
-hostname = dovecot.example.test
-passdb {{
-  driver = passwd-file
-  args = scheme=PLAIN username_format=%u {where}/users
-}}
-userdb {{
-  driver = passwd-file
-  args = username_format=%u {where}/users
-}}
-service imap-login {{
-  chroot =
-  inet_listener imap {{
-    port = {imap}
-  }}
-  inet_listener imaps {{
-    port = {imaps}
-    ssl = yes
-  }}
-}}
-service pop3-login {{
-  chroot =
-  inet_listener pop3 {{
-    port = {pop3}
-  }}
-  inet_listener pop3s {{
-    port = {pop3s}
-    ssl = yes
-  }}
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    port = {lmtp}
-  }}
-}}
-service anvil {{
-  chroot =
-  unix_listener anvil-auth-penalty {{
-    mode = 0
-  }}
-}}
-"""
 USERS = ("alice@example.test:one word", "bob@example.test:another")
 MESSAGES = 20
 
 
-class Target:
-    """Ports by what is spoken there."""
-
-    def __init__(self, ports: dict[str, int]) -> None:
-        self.ports = ports
-
-    def fill(self) -> None:
-        with smtplib.LMTP("127.0.0.1", self.ports["lmtp"]) as lmtp:
-            for number in range(MESSAGES):
-                for user in USERS:
-                    text = f"Subject: report {number}\r\n\r\n.x\r\n"
-                    lmtp.sendmail("", [user.partition(":")[0]], text * 2)
+def fill(lmtp_port: int) -> None:
+    with smtplib.LMTP("127.0.0.1", lmtp_port) as lmtp:
+        for number in range(MESSAGES):
+            for user in USERS:
+                text = f"Subject: report {number}\r\n\r\n.x\r\n"
+                lmtp.sendmail("", [user.partition(":")[0]], text * 2)
 
 
 @pytest.fixture(scope="module")
-def target() -> Iterator[Target]:
-    need_root()
-    for part in ("imap", "pop3", "lmtp"):
-        need(f"/usr/lib/dovecot/{part}")
-    where = Path(tempfile.mkdtemp())  # where the user "mail" may go
-    where.chmod(0o755)
-    ports = {name: free_port() for name in ("imap", "imaps", "pop3", "pop3s", "lmtp")}
-    (where / "mail").mkdir()
-    shutil.chown(where / "mail", "mail", "mail")
-    (where / "users").write_text("".join(f"{user}:8:8::{where}/mail/home::\n" for user in USERS))
-    for name, octets in zip(("certificate", "key"), self_signed("dovecot.example.test"), strict=True):
-        (where / name).write_bytes(octets)
-    config = where / "dovecot.conf"
-    config.write_text(CONFIG.format(where=where, **ports))
-    process = subprocess.Popen([need("dovecot"), "-F", "-c", str(config)], stderr=subprocess.DEVNULL)
-    for port in ports.values():
-        wait_for(lambda port=port: listening(port), "Dovecot")
-    running = Target(ports)
-    running.fill()
-    yield running
-    process.terminate()
-    process.wait(60)
-    shutil.rmtree(where, ignore_errors=True)
+def target() -> Iterator[DovecotServer]:
+    with dovecot_server("imap", "pop3", "lmtp", users=USERS) as server:
+        fill(server.ports["lmtp"])
+        yield server
 
 
 def blaster(protocol: str, port: int, *words: str) -> dict:
@@ -146,7 +57,7 @@ def stages(run: dict) -> dict[str, int]:
         ("desktop", [], {"list": 6, "status": 6, "select": 6, "fetch": 6 * 12, "message": 6}),
     ],
 )
-def test_imap_mixes(target: Target, mix: str, words: list[str], expected: dict[str, int]) -> None:
+def test_imap_mixes(target: DovecotServer, mix: str, words: list[str], expected: dict[str, int]) -> None:
     run = blaster("imap", target.ports["imap"], "--mix", mix, "--messages", "6", "--connections", "2", *words)
     assert (run["totals"]["accepted"], run["totals"]["refused"], run["replies"]) == (6, 0, [])
     found = stages(run)
@@ -162,7 +73,7 @@ def test_imap_mixes(target: Target, mix: str, words: list[str], expected: dict[s
         ("download", {"stat": 4, "retr": 4 * MESSAGES}),
     ],
 )
-def test_pop3_mixes(target: Target, mix: str, expected: dict[str, int]) -> None:
+def test_pop3_mixes(target: DovecotServer, mix: str, expected: dict[str, int]) -> None:
     run = blaster("pop3", target.ports["pop3"], "--mix", mix, "--messages", "4")
     assert (run["totals"]["accepted"], run["totals"]["refused"], run["totals"]["broken"]) == (4, 0, 0)
     found = stages(run)
@@ -179,14 +90,14 @@ def test_pop3_mixes(target: Target, mix: str, expected: dict[str, int]) -> None:
 @pytest.mark.parametrize("mechanism", ["", "PLAIN", "LOGIN", "SCRAM-SHA-256"])
 @pytest.mark.parametrize("tls", ["off", "starttls", "implicit"])
 @pytest.mark.parametrize("protocol", ["imap", "pop3"])
-def test_tls_and_mechanisms(target: Target, protocol: str, tls: str, mechanism: str) -> None:
+def test_tls_and_mechanisms(target: DovecotServer, protocol: str, tls: str, mechanism: str) -> None:
     port = target.ports[protocol + ("s" if tls == "implicit" else "")]
     run = blaster(protocol, port, "--mix", "login", "--messages", "2", "--tls", tls, "--auth-mechanism", mechanism)
     assert run["totals"]["accepted"] == 2, run["notes"]
     assert ("tls" in stages(run)) == (tls != "off")
 
 
-def test_a_wrong_password_is_told(target: Target) -> None:
+def test_a_wrong_password_is_told(target: DovecotServer) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "smtp_blaster", "imap", f"127.0.0.1:{target.ports['imap']}", "--auth", "alice:no",
          "--json", "--patience", "0"],
@@ -196,7 +107,7 @@ def test_a_wrong_password_is_told(target: Target) -> None:
     assert any("auth: NO" in note for note in json.loads(done.stdout)["notes"])
 
 
-def test_an_open_loop_over_two_processes(target: Target) -> None:
+def test_an_open_loop_over_two_processes(target: DovecotServer) -> None:
     run = blaster(
         "imap", target.ports["imap"], "--mix", "search", "--rate", "50", "--duration", "1", "--connections", "4",
         "--processes", "2",
@@ -205,7 +116,7 @@ def test_an_open_loop_over_two_processes(target: Target) -> None:
     assert sum(run["series"]["offered"]) == 50
 
 
-def test_an_idle_crowd_hears_of_deliveries(target: Target) -> None:
+def test_an_idle_crowd_hears_of_deliveries(target: DovecotServer) -> None:
     run = blaster(
         "imap", target.ports["imap"], "--mix", "idle", "--deliver", f"lmtp://127.0.0.1:{target.ports['lmtp']}",
         "--connections", "6", "--processes", "2", "--rate", "4", "--messages", "4",
@@ -216,7 +127,7 @@ def test_an_idle_crowd_hears_of_deliveries(target: Target) -> None:
     assert run["totals"]["connections_opened"] == 6 + 2
 
 
-def test_its_report_and_comparison(target: Target, tmp_path: Path) -> None:
+def test_its_report_and_comparison(target: DovecotServer, tmp_path: Path) -> None:
     saved = [tmp_path / name for name in ("before.json", "after.json")]
     for file in saved:
         blaster("imap", target.ports["imap"], "--mix", "phone", "--messages", "3", "--save", str(file))
@@ -239,7 +150,7 @@ def test_this_gateway(gateway_factory) -> None:
         words = [*gateway.words("user", "add", name), "--password-stdin"]
         subprocess.run(words, input=password.encode(), check=True, capture_output=True)
     lmtp, pop3, imap = gateway.ports[:3]
-    Target({"lmtp": lmtp}).fill()
+    fill(lmtp)
     wait_for(lambda: len(gateway.log("delivered")) == MESSAGES * len(USERS), "the deliveries")
     for protocol, port, mixes in (
         ("pop3", pop3, ("login", "fetch", "download")),

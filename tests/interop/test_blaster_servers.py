@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,108 +13,39 @@ import pytest
 import uvloop
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
-from interop_peers import RunningSink, free_port, listening, need, need_root, wait_for
+from dovecot_server import DovecotServer, dovecot_server
+from interop_peers import RunningSink, free_port, listening, need, wait_for
 from smtp_blaster import ledger, ledger_mailbox
 from smtp_blaster.sink import SinkPlan
 from smtp_blaster.source import Plan, Result, Source
 
-from gateway.cli.init import self_signed
-
 pytestmark = pytest.mark.interop
 
-CONFIG = """\
-protocols = submission lmtp
-base_dir = {where}/run
-state_dir = {where}/state
-listen = 127.0.0.1
-log_path = {where}/log
-default_internal_user = mail
-default_internal_group = mail
-default_login_user = mail
-mail_location = maildir:{where}/mail/%u
-mail_uid = mail
-mail_gid = mail
-first_valid_uid = 1
-lmtp_rcpt_check_quota = no
-ssl = yes
-ssl_cert = <{where}/certificate
-ssl_key = <{where}/key
-disable_plaintext_auth = no
-auth_mechanisms = plain login scram-sha-256
-hostname = dovecot.example.test
+RELAY = """
 submission_relay_host = 127.0.0.1
-submission_relay_port = {relay}
+submission_relay_port = {port}
 submission_relay_ssl = no
-passdb {{
-  driver = passwd-file
-  args = scheme=PLAIN username_format=%u {where}/users
-}}
-userdb {{
-  driver = passwd-file
-  args = username_format=%u {where}/users
-}}
-service submission-login {{
-  chroot =
-  inet_listener submission {{
-    port = {submission}
-  }}
-  inet_listener submissions {{
-    port = {submissions}
-    ssl = yes
-  }}
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    port = {lmtp}
-  }}
-}}
-service anvil {{
-  chroot =
-}}
 """
 USERS = ("alice@example.test:secret one", "bob@example.test:another")
 
 
-class Dovecot:
-    def __init__(self, where: Path, relay: int) -> None:
-        self.where = where
-        self.ports = {name: free_port() for name in ("submission", "submissions", "lmtp")}
-        (where / "mail").mkdir()
-        shutil.chown(where / "mail", "mail", "mail")
-        (where / "users").write_text("".join(f"{user}:8:8::{where}/mail/home::\n" for user in USERS))
-        for name, octets in zip(("certificate", "key"), self_signed("dovecot.example.test"), strict=True):
-            (where / name).write_bytes(octets)
-        config = where / "dovecot.conf"
-        config.write_text(CONFIG.format(where=where, relay=relay, **self.ports))
-        self.process = subprocess.Popen([need("dovecot"), "-F", "-c", str(config)], stderr=subprocess.DEVNULL)
-        for port in self.ports.values():
-            wait_for(lambda port=port: listening(port), "Dovecot")
+@pytest.fixture(scope="module")
+def got(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ledger of what Dovecot sent on."""
+    return tmp_path_factory.mktemp("behind") / "got"
 
 
 @pytest.fixture(scope="module")
-def where() -> Iterator[Path]:
-    need_root()
-    path = Path(tempfile.mkdtemp())  # where the user "mail" may go
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def behind(where: Path) -> Iterator[RunningSink]:
-    sink = RunningSink(SinkPlan(ledger=str(where / "got")))
+def behind(got: Path) -> Iterator[RunningSink]:
+    sink = RunningSink(SinkPlan(ledger=str(got)))
     yield sink
     sink.stop()
 
 
 @pytest.fixture(scope="module")
-def dovecot(where: Path, behind: RunningSink) -> Iterator[Dovecot]:
-    need("/usr/lib/dovecot/lmtp")
-    need("/usr/lib/dovecot/submission")
-    running = Dovecot(where, behind.port)
-    yield running
-    running.process.terminate()
-    running.process.wait(60)
+def dovecot(behind: RunningSink) -> Iterator[DovecotServer]:
+    with dovecot_server("submission", "lmtp", users=USERS, extra=RELAY.format(port=behind.port)) as server:
+        yield server
 
 
 def load(port: int, **plan) -> Result:
@@ -125,7 +54,9 @@ def load(port: int, **plan) -> Result:
 
 @pytest.mark.parametrize("tls", ["off", "starttls", "implicit"])
 @pytest.mark.parametrize("mechanism", ["", "PLAIN", "LOGIN", "SCRAM-SHA-256"])
-def test_submission_to_dovecot(dovecot: Dovecot, behind: RunningSink, tmp_path: Path, mechanism: str, tls: str) -> None:
+def test_submission_to_dovecot(
+    dovecot: DovecotServer, behind: RunningSink, got: Path, tmp_path: Path, mechanism: str, tls: str
+) -> None:
     sent = tmp_path / "sent"
     found = load(
         dovecot.ports["submissions" if tls == "implicit" else "submission"],
@@ -135,11 +66,11 @@ def test_submission_to_dovecot(dovecot: Dovecot, behind: RunningSink, tmp_path: 
     assert (found.accepted, found.troubles) == (6, {}), found.replies
     assert sum(found.latency["auth"].values()) == 2
     behind.flush()
-    difference = ledger.prove([sent], [dovecot.where / "got"])
+    difference = ledger.prove([sent], [got])
     assert (difference.accepted, difference.lost, difference.altered) == (12, 0, 0)
 
 
-def test_dovecot_refuses_a_wrong_password(dovecot: Dovecot) -> None:
+def test_dovecot_refuses_a_wrong_password(dovecot: DovecotServer) -> None:
     found = load(
         dovecot.ports["submission"], protocol="submission", messages=2, auth=("alice@example.test:wrong",),
     )  # fmt: skip
@@ -148,7 +79,7 @@ def test_dovecot_refuses_a_wrong_password(dovecot: Dovecot) -> None:
 
 
 @pytest.mark.parametrize("mode", [{}, {"pipelining": True}, {"chunking": True}])
-def test_lmtp_to_dovecot(dovecot: Dovecot, tmp_path: Path, mode: dict[str, bool]) -> None:
+def test_lmtp_to_dovecot(dovecot: DovecotServer, tmp_path: Path, mode: dict[str, bool]) -> None:
     """What lies in the Maildirs is what was promised."""
     sent = tmp_path / "sent"
     found = load(
@@ -160,7 +91,7 @@ def test_lmtp_to_dovecot(dovecot: Dovecot, tmp_path: Path, mode: dict[str, bool]
     assert (difference.accepted, difference.lost, difference.altered) == (10, 0, 0)
 
 
-def test_lmtp_recipients_have_their_own_replies(dovecot: Dovecot) -> None:
+def test_lmtp_recipients_have_their_own_replies(dovecot: DovecotServer) -> None:
     found = load(
         dovecot.ports["lmtp"], protocol="lmtp", messages=4, recipients=2, size_octets=3000,
         forward_path="{0..1}@example.test",

@@ -16,9 +16,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from getmail_client import getmail
 from imap_house import PASSWORD, ImapHouse, message
 from interop_peers import need, wait_for
-from reachable import let_others_in
 
 
 def run(words: list[str], *, ok: tuple[int, ...] = (0,), **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -221,37 +221,8 @@ auth_mechanisms = PLAIN, LOGIN
 
 
 def test_getmail(house: ImapHouse, account: str, tmp_path: Path) -> None:
-    need("getmail")
     house.fill(account, 3)
-    near = tmp_path / "near"
-    for part in ("cur", "new", "tmp"):
-        (near / part).mkdir(parents=True)
-    user = ""
-    if os.geteuid() == 0:  # it does not deliver as root
-        user = "user = nobody"
-        for path in (near, *near.iterdir()):
-            shutil.chown(path, "nobody")
-        let_others_in(tmp_path)
-    (tmp_path / "getmailrc").write_text(
-        f"""\
-[retriever]
-type = SimpleIMAPRetriever
-server = 127.0.0.1
-port = {house.port}
-username = {account}
-password = {PASSWORD}
-mailboxes = ("INBOX",)
-[destination]
-type = Maildir
-path = {near}/
-{user}
-[options]
-delete = true
-delivered_to = false
-received = false
-"""
-    )
-    run(["getmail", "--getmaildir", str(tmp_path), "--rcfile", "getmailrc"], env=environment(tmp_path))
+    near = getmail(tmp_path, "IMAP", house.port, account, PASSWORD, 'mailboxes = ("INBOX",)')
     subjects = sorted(str(mail["Subject"]) for mail in mailbox.Maildir(near))
     assert subjects == ["number 1", "number 2", "number 3"]
     assert house.contents(account) == {}

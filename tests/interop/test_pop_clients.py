@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import poplib
-import shutil
 import smtplib
 import subprocess
 from pathlib import Path
 
 import pytest
+from getmail_client import getmail
 from interop_peers import RunningGateway, listener, need, route, wait_for
-from reachable import let_others_in
 
 ALICE = "alice@example.test"
 PASSWORD = "correct horse battery"
@@ -117,37 +116,7 @@ def test_fetchmail_keeps_and_then_deletes(gateway, tmp_path):
 
 
 def test_getmail(gateway, tmp_path):
-    need("getmail")
-    maildir = tmp_path / "Maildir"
-    for part in ("cur", "new", "tmp"):
-        (maildir / part).mkdir(parents=True)
-    user = ""
-    if os.geteuid() == 0:  # it does not deliver as root
-        user = "user = nobody"
-        for path in (maildir, *maildir.iterdir()):
-            shutil.chown(path, "nobody")
-        let_others_in(tmp_path)
-    rc = tmp_path / "getmailrc"
-    rc.write_text(
-        f"""\
-[retriever]
-type = SimplePOP3Retriever
-server = 127.0.0.1
-port = {gateway.ports[1]}
-username = {ALICE}
-password = {PASSWORD}
-[destination]
-type = Maildir
-path = {maildir}/
-{user}
-[options]
-delete = true
-read_all = false
-delivered_to = false
-received = false
-"""
-    )
-    run(["getmail", "--getmaildir", str(tmp_path), "--rcfile", str(rc)])
+    maildir = getmail(tmp_path, "POP3", gateway.ports[1], ALICE, PASSWORD)
     fetched = sorted(without_trace(path.read_bytes()) for path in (maildir / "new").iterdir())
     assert fetched == sorted(MESSAGES)
     assert left(gateway) == 0
