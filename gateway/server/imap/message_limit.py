@@ -3,7 +3,8 @@
 Owns      bounded_ranges(), bounded_deleted(), bounded_windows(), bounded_search(), refuse_more()
 Flow      a command about more of them is carried out for the newest ones; the session tells the lowest UID that was
           looked at (`limited`), and the client goes on below it.  What must be done whole is refused
-Limits    messages_per_command of the configuration, announced as MESSAGELIMIT; EXPUNGE and CLOSE have none
+Limits    messages_per_command of the configuration, announced as MESSAGELIMIT; EXPUNGE, CLOSE and a search in
+          several mailboxes have none
 Errors    NO [MESSAGELIMIT]
 Standards RFC 9738
 """

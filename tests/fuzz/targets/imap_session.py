@@ -84,6 +84,7 @@ greeting_delay_s = 0.0
 error_delay_s = 0.0
 [imap]
 append_octets = 10000
+messages_per_command = 3
 [[listen]]
 service = "imap"
 address = "127.0.0.1:2143"
