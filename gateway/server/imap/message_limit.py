@@ -70,8 +70,7 @@ def bounded_deleted(session: ImapSession, ranges: bytes) -> bytes:
 def bounded_windows(session: ImapSession, windows: list[tuple[bytes, bytes]]) -> int:
     """How many messages of the windows (sequence numbers, records) are passed over, for FETCH."""
     limit = session.service.config.messages_per_command
-    count = sum(len(numbers) for numbers, _ in windows) // 4
-    if not limit or count <= limit:
+    if not limit or (count := sum(len(numbers) for numbers, _ in windows) // 4) <= limit:
         return 0
     _bounded(session, b"".join(record_column(records, "uid") for _, records in windows))
     return count - limit
