@@ -142,3 +142,15 @@ def test_replace_changes_nothing_where_one_half_of_it_is_refused(
     b.ok(b"APPEND copies " + literal)
     assert b.no(b"REPLACE 1 copies " + literal).startswith(b"NO [OVERQUOTA] ")
     assert (count(b, "copies"), count(b, BOX)) == (2, 3)
+
+
+def test_what_is_gone_is_replaced_by_nothing(clients: tuple[ImapClient, ImapClient]) -> None:
+    """The new message is stored first; it is taken back when the old one cannot be removed any more."""
+    a, b = clients
+    b.ok(f"SELECT {BOX}")
+    a.ok("SELECT box")
+    a.ok("STORE 1 +FLAGS (\\Deleted)")
+    a.ok("EXPUNGE")  # which b has not heard of
+    untagged, tagged = b.cmd(b"REPLACE 1 copies {3+}\r\nnew")
+    assert tagged.startswith(b"NO [EXPUNGEISSUED] ") and b"1 EXPUNGE" in untagged
+    assert (count(b, "copies"), count(b, BOX)) == (0, 2)
