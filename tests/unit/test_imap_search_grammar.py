@@ -186,6 +186,9 @@ def test_esearch() -> None:
     assert sources.filters == ((b"SELECTED", ()), (b"SUBTREE", ("A", "b")), (b"MAILBOXES", ("c",)))
     assert request.returns == Return(min=True)
     assert esearch_request(command(b"ESEARCH UNSEEN"))[0].filters == ()
+    for source in (b"SELECTED-DELAYED", b'"SELECTED"', b"SUBTREE-ONE", b"()", b"bogus"):
+        with pytest.raises(ImapSyntaxError):
+            esearch_request(command(b"ESEARCH IN (" + source + b") SEEN"))
 
 
 def test_charsets() -> None:

@@ -395,12 +395,12 @@ def esearch_request(command: ImapCommand) -> tuple[Sources, SearchRequest]:
     return Sources(tuple(filters)), _program(command)
 
 
-_WHOLE = (b"SELECTED", b"SELECTED-DELAYED", b"INBOXES", b"PERSONAL", b"SUBSCRIBED")
+_WHOLE = (b"SELECTED", b"INBOXES", b"PERSONAL", b"SUBSCRIBED")
 _NAMED = (b"MAILBOXES", b"SUBTREE", b"SUBTREE-ONE")
 
 
 def _filter(command: ImapCommand) -> tuple[bytes, tuple[str, ...]]:
-    """RFC 5465 §6: filter-mailboxes."""
+    """RFC 5465 §6: filter-mailboxes, of which RFC 7377 §6 leaves SELECTED-DELAYED out."""
     word = command.word()
     if word in _WHOLE:
         return word, ()

@@ -40,7 +40,7 @@ from gateway.store.store import Account
 if TYPE_CHECKING:
     from gateway.server.imap.session import ImapSession
 
-_SELECTED = frozenset(((), (b"SELECTED",), (b"SELECTED-DELAYED",)))
+_SELECTED = frozenset(((), (b"SELECTED",)))
 
 
 async def cmd_esearch(session: ImapSession, command: ImapCommand) -> Outcome:
@@ -93,7 +93,7 @@ def _where(session: ImapSession, name: str, uidvalidity: int) -> bytes:
 def _names(session: ImapSession, tree: Tree, sources: Sources) -> Iterator[str]:
     """Those of the tree that the sources mean; RFC 5465 §6."""
     for kind, given in sources.filters:
-        if kind in (b"SELECTED", b"SELECTED-DELAYED"):
+        if kind == b"SELECTED":
             if session.selected is None:
                 raise Bad("No mailbox is selected")
             yield session.selected.place.name
