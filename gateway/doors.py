@@ -33,6 +33,7 @@ from gateway.protocol.imap import machine as imap
 from gateway.protocol.smtp_server import AUTH_LINE_OCTETS, Settings
 from gateway.server.http import HttpService
 from gateway.server.imap.notify_hub import Hubs
+from gateway.server.imap.previews import Previews
 from gateway.server.imap.service import ImapService
 from gateway.server.imap.session import ImapSession
 from gateway.server.imap.watch import Watches
@@ -65,6 +66,7 @@ class Doors:
         self._listeners: dict[int, Listener] = {}  # by the socket's descriptor
         self._watches = Watches(worker.store)
         self._hubs = Hubs(worker.store)
+        self._previews = Previews()
         self._services: dict[int, SmtpService | PopService | ImapService] = {}
         self._http: dict[int, HttpService] = {}
         self._addresses: dict[int, str] = {}
@@ -143,6 +145,7 @@ class Doors:
             settings=settings,
             watches=self._watches,
             hubs=self._hubs,
+            previews=self._previews,
             version=__version__,
             auth_mechanisms=listen.auth_mechanisms,
             append_octets=config.imap.append_octets or config.limits.message_octets,

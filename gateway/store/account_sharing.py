@@ -18,6 +18,7 @@ from gateway.store import acl as lists
 from gateway.store import annotation as notes
 from gateway.store.account import AccountFile
 from gateway.store.annotation import Annotation
+from gateway.store.database import errors
 from gateway.store.index import row_named, row_of
 from gateway.store.model import Mailbox, object_id
 from gateway.store.names import SEPARATOR, mailbox_name
@@ -79,11 +80,11 @@ def listing(
         return [row for row in rows if row.selectable and "l" in rights.get(row.id, ())], rights
 
 
-def subscriptions(file: AccountFile, prefix: str = "") -> list[str]:
-    """Names that the owner subscribed to and that begin so, in order; they need not exist."""
-    sql = "SELECT name FROM mailbox WHERE subscribed=1 AND name>=? AND name<? ORDER BY name"
-    with file.database.read():
-        found = file.database.execute(sql, (prefix, f"{prefix}\U0010ffff")).fetchall()
+def subscriptions(file: AccountFile, prefix: str = "", most: int = -1) -> list[str]:
+    """Names that the owner subscribed to and that begin so, in order; they need not exist.  most: -1 is all."""
+    sql = "SELECT name FROM mailbox WHERE subscribed=1 AND name>=? AND name<? ORDER BY name LIMIT ?"
+    with errors(file.database.path):
+        found = file.database.execute(sql, (prefix, f"{prefix}\U0010ffff", most)).fetchall()
     return [name for (name,) in found]
 
 

@@ -257,10 +257,32 @@ def test_messages_that_cannot_be_had_are_left_out(items: bytes) -> None:
     numbers = array("I", (1, 2, 3)).tobytes()
     gone = MessageGone("gone")
     columns = [[of_source[name], gone, of_source[name]] for name in plan.names]
-    octets, error = plan.answer(numbers, records, columns)
+    octets, error, _ = plan.answer(numbers, records, columns)
     assert octets.startswith(b"* 1 FETCH (") and b"* 3 FETCH (" in octets and b"* 2 " not in octets
     assert error is not None and error.code == b"EXPUNGEISSUED"
-    octets, error = plan.answer(numbers, records, [[gone] * 3 for _ in plan.names])
+    octets, error, _ = plan.answer(numbers, records, [[gone] * 3 for _ in plan.names])
     assert octets == b"" and error is not None
     all_there = [[of_source[name]] * 3 for name in plan.names]
     assert plan.answer(numbers, records, all_there).error is None
+
+
+def test_known_previews_need_no_text() -> None:
+    content = Content(b"Subject: here\r\n\r\n", b"text\r\n")
+    facts = message_facts(content.header + content.body).packed
+    records = b"".join(RECORD.pack(uid, 1, 0, 1, uid, 0, 0, 0) for uid in (1, 2))
+    numbers = array("I", (1, 2)).tobytes()
+    for items, of_store in (
+        (b"PREVIEW", []),
+        (b"(UID PREVIEW ENVELOPE)", ["joined facts"]),
+        (b"(PREVIEW BODY.PEEK[HEADER])", ["header"]),
+    ):
+        plan = Plan(request_of(items).items, Context((), 0, False, "account"))
+        made = plan.answer(numbers, records, [[{"facts": facts, "content": content}[n]] * 2 for n in plan.names])
+        assert plan.previews and made.previews == [b'"text"'] * 2 and plan.names_but_text == of_store
+        column = {"joined facts": facts * 2, "header": [content.header] * 2}
+        known = plan.answer(numbers, records, [column[name] for name in of_store], made.previews)
+        assert known == (made.octets, None, None)
+    plan = Plan(request_of(b"(UID PREVIEW ENVELOPE)").items, Context((), 0, False, "account"))
+    found = plan.answer(numbers, records, [[facts, MessageGone("gone")]], [b'"a"', b'"b"'])
+    assert b"* 2 " not in found.octets and b'"a"' in found.octets and found.error is not None
+    assert not Plan(request_of(b"(PREVIEW BODY.PEEK[])").items, Context((), 0, False, "account")).previews

@@ -1,6 +1,6 @@
 """LIST, LSUB and STATUS: what they ask for, and which names a pattern means.
 
-Owns      ListRequest, parse_list(), parse_lsub(), parse_status(), parse_status_items(); Pattern
+Owns      ListRequest, parse_list(), parse_lsub(), parse_status(), parse_status_items(); Pattern, pattern_of()
 Limits    patterns, items and octets by the command's own bounds; a pattern costs at most the square of a name's length
 Errors    ImapSyntaxError
 Standards RFC 9051 §6.3.9, §6.3.11; RFC 3501 §6.3.9 (LSUB); RFC 5258, RFC 5819, RFC 6154, RFC 8440, RFC 9590
@@ -11,10 +11,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from gateway._native import ImapCommand, ImapSyntaxError
 from gateway.protocol.imap.metadata import parse_entries
+
+KEPT_CHARACTERS = 200  # of patterns that are kept
 
 STATUS_ITEMS = frozenset(
     (
@@ -183,6 +186,11 @@ class Pattern:
             for expression in expressions
         )
 
+    @property
+    def is_any(self) -> bool:
+        """All names match."""
+        return self._all
+
     def matches(self, name: str) -> bool:
         """INBOX in any case (RFC 9051 §5.1)."""
         if self._all:
@@ -211,6 +219,17 @@ class Pattern:
             ):
                 return True
         return False
+
+
+def pattern_of(texts: Iterable[str]) -> Pattern:
+    """The pattern; short ones are kept, as clients ask for the same again and again."""
+    patterns = tuple(texts)
+    return _kept(patterns) if sum(map(len, patterns)) <= KEPT_CHARACTERS else Pattern(patterns)
+
+
+@lru_cache(256)
+def _kept(patterns: tuple[str, ...]) -> Pattern:
+    return Pattern(patterns)
 
 
 def _fixed(text: str) -> str:

@@ -122,6 +122,7 @@ class Answer(NamedTuple):
 
     octets: bytes
     error: No | None = None  # about a message that was left out, or an item that is NIL
+    previews: list[bytes] | None = None  # that were made
 
 
 class Context(NamedTuple):
@@ -152,11 +153,13 @@ class Plan:
         self.names = self._names()  # the columns to ask the store for
         self.reads_content = "content" in self.sources
         self.sets_seen = not all(item.peek for item in items)
+        self.previews = _preview in self._at and all(column in _WITHOUT_TEXT for column in self._columns)
+        self.names_but_text = _names_of(self.sources - {"content"})  # to ask for where previews are known
         self._is_whole = self.names == ["content"] and self._columns == ["header", "body"]
 
     def _names(self) -> list[str]:
         if "content" not in self.sources:
-            return ["joined facts"] if self.sources == {"facts"} else sorted(self.sources)
+            return _names_of(self.sources)
         needs_facts = "facts" in self.sources or any(callable(column) for column in self._columns)
         return ["facts", "content"] if needs_facts else ["content"]
 
@@ -238,20 +241,28 @@ class Plan:
 
     # -- in a thread of the store ------------------------------------------------------------------------------------
 
-    def answer(self, numbers: bytes, records: bytes, columns: list[Any]) -> Answer:
-        """The responses for these records; columns: what the store has for names."""
+    def answer(
+        self, numbers: bytes, records: bytes, columns: list[Any], previews: list[bytes] | None = None
+    ) -> Answer:
+        """The responses for these records; columns: what the store has for names.
+
+        previews: those of the messages, where they are known; columns are what it has for names_but_text then.
+        """
         self.error = None
         try:
             if self._is_whole:
                 made = [[one.header for one in columns[0]], [one.body for one in columns[0]]]
             else:
-                made = self._made(dict(zip(self.names, columns, strict=True)))
+                names = self.names if previews is None else self.names_but_text
+                made = self._made(dict(zip(names, columns, strict=True)), previews)
             octets = self.format.format(records, numbers, made)
         except (AttributeError, TypeError):  # errors among the values
-            return self._answer_without(numbers, records, columns)
-        return Answer(octets, self.error)
+            return self._answer_without(numbers, records, columns, previews)
+        return Answer(octets, self.error, made[self._at[_preview]] if self.previews and previews is None else None)
 
-    def _answer_without(self, numbers: bytes, records: bytes, columns: list[Any]) -> Answer:
+    def _answer_without(
+        self, numbers: bytes, records: bytes, columns: list[Any], previews: list[bytes] | None
+    ) -> Answer:
         """The same where some messages cannot be had."""
         lost = {
             at: value
@@ -266,15 +277,19 @@ class Plan:
         columns = [
             [value for at, value in enumerate(column) if at not in lost] for column in columns
         ]
-        answer = self.answer(numbers, records, columns)
-        return answer._replace(error=_error_of(next(iter(lost.values()))))
+        if previews is not None:
+            previews = [value for at, value in enumerate(previews) if at not in lost]
+        answer = self.answer(numbers, records, columns, previews)
+        return answer._replace(error=_error_of(next(iter(lost.values()))), previews=None)
 
-    def _made(self, found: dict[str, Any]) -> list[Any]:
+    def _made(self, found: dict[str, Any], previews: list[bytes] | None) -> list[Any]:
         contents: list[Content] | None = found.get("content")
         sources: list[Source] = []
         made: list[Any] = []
         for column in self._columns:
-            if callable(column):
+            if previews is not None and column is _preview:
+                made.append(previews)
+            elif callable(column):
                 if not sources and contents:
                     sources = [Source(*both) for both in zip(found["facts"], contents, strict=True)]
                 made.append([column(source) for source in sources])
@@ -302,6 +317,11 @@ class Plan:
         return self.format.format(record, number, made)
 
 
+def _names_of(sources: set[str]) -> list[str]:
+    """Columns of the store that have these, and no text."""
+    return ["joined facts"] if sources == {"facts"} else sorted(sources)
+
+
 def header_fields(item: Item) -> HeaderFields:
     assert item.section is not None
     return HeaderFields(item.section.fields, item.section.text == b"HEADER.FIELDS.NOT")
@@ -327,6 +347,9 @@ def _without(packed: bytes, lost: Container[int], width: int) -> bytes:
 def _preview(source: Source) -> bytes:
     text = preview(bytes(source.octets(0, min(source.size, PREVIEW_OCTETS))))
     return imap_string(text.encode("utf-8", "replace"))
+
+
+_WITHOUT_TEXT: tuple[str | Value, ...] = (_preview, "facts", "header")  # but for making the preview
 
 
 def _section(source: Source, item: Item) -> bytes | memoryview | None:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.state import Selected
-    from gateway.store.store import Account
 
 WINDOW_OCTETS = 1 << 20
 LARGE_OCTETS = 2 << 20  # a message above it is not held in memory
@@ -161,14 +160,18 @@ def _fetch_small(
         return _fetch_many(session, selected, request, plan, [window], b"")
     account = selected.place.account
     keys = array("Q", record_column(records, "message"))
-    if octets <= QUICK_OCTETS or (len(keys) == 1 and not plan.reads_content):
+    previews = _known_previews(session, selected, plan, keys)
+    names = plan.names if previews is None else plan.names_but_text
+    reads_content = plan.reads_content and previews is None
+    if octets <= QUICK_OCTETS or (len(keys) == 1 and not reads_content):
         try:
-            columns = account.columns_now(keys, plan.names)
+            columns = account.columns_now(keys, names) if names else []
         except NotNow:
             pass
         else:
-            answer = plan.answer(numbers, records, columns)
+            answer = plan.answer(numbers, records, columns, previews)
             session.send(answer.octets)
+            _keep_previews(session, selected, keys, answer)
             if plan.reads_content:
                 session.count_retrieved(len(keys), octets)
             if plan.sets_seen and find_records(records, 0, SEEN):
@@ -180,12 +183,28 @@ def _fetch_small(
         return _fetch_many(session, selected, request, plan, [window], b"")
     if plan.reads_content:
         session.count_retrieved(len(keys), octets)
-    _read_then_answer(session, account, plan, window, keys)
+    _read_then_answer(session, selected, plan, window, keys)
     return PENDING
 
 
+def _known_previews(
+    session: ImapSession, selected: Selected, plan: Plan, keys: Sequence[int]
+) -> list[bytes] | None:
+    """Those of the messages, where PREVIEW is all that their text is needed for."""
+    if not plan.previews:
+        return None
+    return session.service.previews.find((selected.place.account.name, selected.uidvalidity), keys)
+
+
+def _keep_previews(session: ImapSession, selected: Selected, keys: array[int], answer: Answer) -> None:
+    """The next that asks gets them from here."""
+    if answer.previews is not None:
+        where = selected.place.account.name, selected.uidvalidity
+        session.service.previews.keep(where, keys, answer.previews)
+
+
 def _read_then_answer(
-    session: ImapSession, account: Account, plan: Plan, window: Window, keys: array[int]
+    session: ImapSession, selected: Selected, plan: Plan, window: Window, keys: array[int]
 ) -> None:
     """The same by a thread; no coroutine is needed."""
     numbers, records = window
@@ -196,9 +215,10 @@ def _read_then_answer(
             answer(error)
             return
         session.send(found.octets)
+        _keep_previews(session, selected, keys, found)
         answer(found.error)
 
-    account.columns_then(keys, plan.names, lambda columns: plan.answer(numbers, records, columns), done)
+    selected.place.account.columns_then(keys, plan.names, lambda columns: plan.answer(numbers, records, columns), done)
 
 
 async def _set_seen(session: ImapSession, selected: Selected, records: bytes, error: No | None) -> Outcome:
@@ -275,6 +295,11 @@ async def _fetch(
         """Begin; None: the message is too large for that."""
         numbers, records = window
         keys = array("Q", record_column(records, "message"))
+        previews = _known_previews(session, selected, plan, keys)
+        if previews is not None:
+            return account.columns(
+                keys, plan.names_but_text, lambda columns: plan.answer(numbers, records, columns, previews)
+            )
         if len(keys) == 1 and "content" in names and _size(records) > LARGE_OCTETS:
             return None
         return account.columns(keys, names, lambda columns: plan.answer(numbers, records, columns))
@@ -288,8 +313,10 @@ async def _fetch(
             after = next(todo, None)
             following = read(after) if after is not None else None
             if answer is not None:
-                octets, failed = await answer
-                session.send(octets)
+                found = await answer
+                session.send(found.octets)
+                _keep_previews(session, selected, array("Q", record_column(window[1], "message")), found)
+                failed = found.error
             else:
                 failed = await send_large(session, plan, account, window)
             error = error or failed

@@ -35,11 +35,11 @@ async def send_large(
     keys = array("Q", record_column(records, "message"))
     large = await account.open_large(keys[0])
     if large is None:  # not in a file of its own, or gone
-        octets, error = await account.columns(
+        answer = await account.columns(
             keys, plan.names, lambda columns: plan.answer(numbers, records, columns)
         )
-        session.send(octets)
-        return error
+        session.send(answer.octets)
+        return answer.error
     try:
         streamed = [item for item in plan.items if is_streamed(item)]
         small = Plan([item for item in plan.items if not is_streamed(item)], plan.context)

@@ -9,11 +9,12 @@ Standards RFC 9051 §6.3.9, §7.3.1; RFC 3501 §6.3.9 (LSUB); RFC 3348, RFC 5258
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gateway.mail.imap_rights import show_rights
-from gateway.protocol.imap.list import ListRequest, Pattern, parse_list, parse_lsub
+from gateway.protocol.imap.list import ListRequest, Pattern, parse_list, parse_lsub, pattern_of
 from gateway.protocol.imap.response import mailbox_octets
 from gateway.server.imap.metadata import may_annotate, metadata_response
 from gateway.server.imap.state import AUTHENTICATED, Capability, Handler, Outcome
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.store.store import Account
 
 BATCH = 500
+_PLAIN = re.compile(r"[ !#-%'-\[\]-~]*")  # of which a name is sent as it is, between quotation marks
+_NEXT_LSUB = '"\r\n* LSUB () "/" "'
 
 
 async def cmd_list(session: ImapSession, command: ImapCommand) -> Outcome:
@@ -34,7 +37,7 @@ async def cmd_list(session: ImapSession, command: ImapCommand) -> Outcome:
     if not request.patterns:  # RFC 9051 §6.3.9: only the delimiter
         session.untagged(b'LIST (\\Noselect) "/" ""')
         return None
-    pattern = Pattern(request.patterns)
+    pattern = pattern_of(request.patterns)
     tree = await read_tree(session, pattern.may_lie_below, pattern.prefix)
     found = _select(tree, pattern, request)
     lines = ListLines(session, tree, request)
@@ -179,23 +182,27 @@ async def cmd_lsub(session: ImapSession, command: ImapCommand) -> Outcome:
     if not text:
         session.untagged(b'LSUB (\\Noselect) "/" ""')
         return None
-    tree = Tree()
-    pattern = Pattern((text,))
-    names = sorted(await session.account.subscriptions(pattern.prefix), key=in_order)
-    subscribed = frozenset(names)
-    if not all(map(pattern.matches, names)):  # what leads to the others may match instead
+    pattern = pattern_of((text,))
+    names = subscribed = await session.account.subscriptions(pattern.prefix)
+    if not pattern.is_any and not all(map(pattern.matches, names)):  # what leads to the others may match instead
         tree = Tree()
         tree.subscribed.update(names)
         request = ListRequest(subscribed=True, recursive=True)
         names = [name for name, _ in _select(tree, pattern, request)]
+    only = names is subscribed
+    known = frozenset(subscribed)
     utf8 = session.machine.utf8
-    pieces = []
-    for name in names:
-        # RFC 3501 §6.3.9: \Noselect here says that only something below it is subscribed.
-        words = b"" if name in subscribed else b"\\Noselect"
-        pieces.append(b'* LSUB (%b) "/" %b\r\n' % (words, mailbox_octets(name, utf8)))
-    for start in range(0, len(pieces), BATCH):
-        session.send(b"".join(pieces[start : start + BATCH]))
+    for start in range(0, len(names), BATCH):
+        some = names[start : start + BATCH]
+        if only and _PLAIN.fullmatch("".join(some)):
+            session.send(f'* LSUB () "/" "{_NEXT_LSUB.join(some)}"\r\n'.encode())
+        else:
+            # RFC 3501 §6.3.9: \Noselect here says that only something below it is subscribed.
+            lines = [
+                b'* LSUB (%b) "/" %b\r\n' % (b"" if name in known else b"\\Noselect", mailbox_octets(name, utf8))
+                for name in some
+            ]
+            session.send(b"".join(lines))
         await session.drained()
     return None
 

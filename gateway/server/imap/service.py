@@ -10,6 +10,7 @@ import msgspec
 from gateway.config_imap import ImapConfig
 from gateway.protocol.imap.machine import Settings
 from gateway.server.imap.notify_hub import Hubs
+from gateway.server.imap.previews import Previews
 from gateway.server.imap.watch import Watches
 from gateway.server.login import LoginService
 
@@ -21,6 +22,7 @@ class ImapService(LoginService, kw_only=True):
     settings: Settings  # of the protocol's machine
     watches: Watches  # one for the worker
     hubs: Hubs  # the same
+    previews: Previews  # the same
     version: str  # ours: what ID tells
     append_octets: int  # largest message of APPEND
     starttls: bool = False  # the listener offers it

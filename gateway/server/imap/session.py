@@ -127,13 +127,16 @@ class ImapSession(LoginSession):
 
     async def catch_up(self, expunges: bool = True) -> None:
         """The view is as new as the store; what that changes is reported."""
-        if self.selected is not None:
+        selected = self.selected
+        if selected is not None:
             self.poll()
-            if self.selected.view.watch.is_stale:
+            if selected.view.watch.is_stale:
                 with contextlib.suppress(StoreError):  # logged there; the next command tries again
-                    await self.selected.view.watch.refresh()
-            updates.report(self, expunges)
-            await tell_contexts(self)
+                    await selected.view.watch.refresh()
+            if self.selected is selected and not selected.view.is_current:
+                updates.report(self, expunges)
+            if selected.contexts:
+                await tell_contexts(self)
 
     @property
     def own_quota(self) -> Quota:
