@@ -193,3 +193,21 @@ def format_numbers(numbers) -> bytes:
         out[0] = c" "
         out = put_number(out + 1, source[i])
     return freed(buffer, out - buffer)
+
+
+def format_expunges(numbers) -> bytes:
+    """An EXPUNGE response for each number (u32, ascending), from the last one: each is what it was before."""
+    cdef _Octets octets = _Octets(numbers, sizeof(uint32_t))
+    cdef const uint32_t *source = <const uint32_t *>octets.view.buf
+    cdef Py_ssize_t i
+    cdef unsigned char *buffer
+    cdef unsigned char *out
+    buffer = out = <unsigned char *>malloc(octets.count * 22 + 1)
+    if buffer == NULL:
+        raise MemoryError
+    for i in range(octets.count - 1, -1, -1):
+        memcpy(out, b"* ", 2)
+        out = put_number(out + 2, source[i])
+        memcpy(out, b" EXPUNGE\r\n", 10)
+        out += 10
+    return freed(buffer, out - buffer)

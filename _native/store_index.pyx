@@ -54,9 +54,12 @@ def store_flags(
     cdef uint64_t flags
     if count == 0:
         return None, b"", b"", 0, 0
+    cdef Py_ssize_t most = count
+    if range_count == 1 and pairs[0].last - pairs[0].first < <size_t>count:
+        most = pairs[0].last - pairs[0].first + 1
     cdef bytes result = PyBytes_FromStringAndSize(NULL, octets.view.len)
-    cdef bytes touched = PyBytes_FromStringAndSize(NULL, octets.view.len)
-    cdef bytes refused = PyBytes_FromStringAndSize(NULL, count * sizeof(uint32_t))
+    cdef bytes touched = PyBytes_FromStringAndSize(NULL, most * sizeof(record_t))
+    cdef bytes refused = PyBytes_FromStringAndSize(NULL, most * sizeof(uint32_t))
     cdef record_t *target = <record_t *>PyBytes_AS_STRING(result)
     cdef record_t *touched_records = <record_t *>PyBytes_AS_STRING(touched)
     cdef uint32_t *refused_uids = <uint32_t *>PyBytes_AS_STRING(refused)
@@ -84,7 +87,7 @@ def store_flags(
                 changed += 1
     return (
         result if changed else None,
-        touched[: changed * sizeof(record_t)],
+        touched if changed == most else touched[: changed * sizeof(record_t)],
         refused[: failed * sizeof(uint32_t)],
         unseen,
         deleted,

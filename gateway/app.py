@@ -129,8 +129,8 @@ class Worker:
         )
         self.meter.add_source(self.accounts.auth.samples)
         self.notice_link = NoticeLink(config.control_dir, self.index, config.worker_count)
-        send = self.notice_link.send if config.worker_count > 1 else None
-        self.store = Store(config.store_dir, config.store, Notices(send, self.notice_link.poll))
+        others = (self.notice_link.send, self.notice_link.poll) if config.worker_count > 1 else ()
+        self.store = Store(config.store_dir, config.store, Notices(*others))
         self.notice_link.open(self.store.notices.receive)
         self._recover(loop)
         self.doors = Doors(self)

@@ -62,6 +62,7 @@ from gateway._native.imap_search import (
     scatter_mask,
 )
 from gateway._native.imap_sets import (
+    format_expunges,
     format_numbers,
     format_ranges,
     format_set,
@@ -202,6 +203,7 @@ __all__ = [
     "find_texts",
     "first_fields",
     "format_date",
+    "format_expunges",
     "format_numbers",
     "format_ranges",
     "format_set",

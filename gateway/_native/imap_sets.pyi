@@ -14,5 +14,8 @@ def format_set(numbers: Buffer) -> bytes:
 def format_ranges(ranges: Buffer) -> bytes:
     """Ranges (pairs of u32) the same way."""
 
+def format_expunges(numbers: Buffer) -> bytes:
+    """An EXPUNGE response for each number (u32, ascending), from the last one: each is what it was before."""
+
 def format_numbers(numbers: Buffer) -> bytes:
     """Numbers (u32) with a space in front of each: b" 1 2 7"."""

@@ -39,6 +39,7 @@ from gateway.store.errors import (
     StoreError,
 )
 from gateway.store.index import (
+    SETTLED_AT_ONCE,
     IndexRow,
     all_rows,
     first_unseen,
@@ -48,6 +49,7 @@ from gateway.store.index import (
     log_flags,
     record_of,
     row_of,
+    settle_flags,
 )
 from gateway.store.large import LargeContent
 from gateway.store.mailboxes import Mailboxes
@@ -382,7 +384,15 @@ class AccountFile:
             with errors(self._database.path):
                 sql = "SELECT highestmodseq FROM mailbox WHERE id=?"
                 return self._database.row(sql, (mailbox,)) == (modseq,)
-        return log_flags(self._database, mailbox, modseq, log, unseen, deleted)
+        change = mailbox, modseq, log, unseen, deleted
+        if log_flags(self._database, *change):
+            return True
+        with self._database.write_now():
+            row = row_of(self._database, mailbox)
+            if not settle_flags(self._database, row, SETTLED_AT_ONCE):
+                return False
+            row.save(self._database)
+        return log_flags(self._database, *change)
 
     def expunge(self, mailbox: int, ranges: bytes, *, deleted_only: bool = True) -> Expunged:
         with self._database.write():

@@ -3,7 +3,7 @@
     Owns      Database
     Flow      Database(path) → read() … or `with database.write():` … → close()
     Files     <account>/store.db, with -wal and -shm while it is open
-    Limits    CACHE_KIB of page cache a connection; the log is checkpointed at CHECKPOINT_PAGES, at LOG_PAGES_NOW where
+    Limits    CACHE_KIB of page cache a connection; the log is checkpointed at CHECKPOINT_PAGES, after ATTEMPTS where
               nothing may wait
     Errors    SQLite's and the system's become StoreError kinds here and nowhere else
     Blocking  everything; only threads of the store call this
@@ -38,7 +38,7 @@ LOG_PAGES = 288  # allocated in advance; what large changes need beyond is alloc
 LOG_OCTETS = LOG_PAGES * (PAGE_OCTETS + 24) + 32  # a frame has 24 octets, the log 32 before them
 BUSY_COMMITS = 4  # an account with more of them while it is open gets its log allocated in advance
 MODSEQS_LOST = 1 << 20  # more than are given out unsynced before a crash of the host
-LOG_PAGES_NOW = 4096  # 16 MiB: a checkpoint waits for the disk, attempt() leaves it to write()
+ATTEMPTS = 4096  # without a checkpoint, which waits for the disk: some 16 MiB of log
 BUSY_S = 10.0  # another process holds the write lock: no transaction of ours takes that long
 
 
@@ -51,8 +51,7 @@ class Database:
             raise FileNotFoundError(path)
         self.path = path
         self._commits = 0
-        self._log_pages = 0  # after the last commit
-        self._may_wait = True  # else nothing is checkpointed
+        self._attempts = 0  # since the log may have been checkpointed
         self._syncs = True  # commits wait for the disk
         self._unsynced = False  # the last one did not
         self._is_of_boot = False  # somebody wrote to the file since the host was started
@@ -66,6 +65,7 @@ class Database:
             except BaseException:
                 self._connection.close(True)
                 raise
+        self._cursor = self._connection.cursor()  # of attempt(): making one takes longer than using it
         self.execute: Callable[..., Any] = self._connection.execute
         self.executemany: Callable[..., Any] = self._connection.executemany
 
@@ -89,15 +89,7 @@ class Database:
         connection.pragma("synchronous", 2)  # FULL
         connection.pragma("cache_size", -CACHE_KIB)
         connection.pragma("mmap_size", 2**40)
-        connection.set_wal_hook(self._committed)
-
-    def _committed(self, _connection: object, _name: str, pages: int) -> int:
-        """The log has so many pages now.  The place of SQLite's own automatic checkpoint."""
-        self._log_pages = pages
-        if pages >= CHECKPOINT_PAGES and self._may_wait:
-            with contextlib.suppress(apsw.BusyError):
-                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        return apsw.SQLITE_OK
+        connection.wal_autocheckpoint(CHECKPOINT_PAGES)
 
     def _begin(self) -> Any:
         """The version of the file's format; a new file gets its tables, an old one those it lacks."""
@@ -163,6 +155,7 @@ class Database:
                     self._extend_log()
                 yield
                 self.execute("COMMIT")
+                self._attempts = 0
                 self._unsynced = not sync
                 self._is_of_boot = True
             except BaseException:
@@ -182,30 +175,51 @@ class Database:
             self._connection.pragma("application_id", boot_number())
 
     def attempt(self, statement: str, bindings: Sequence[Any]) -> bool:
-        """One statement, a transaction without sync that waits for nothing: False: it changed no row.
+        """One statement, a transaction without sync that waits for nothing; False: it changed no row.
 
         Raises NotNow where another writer or the disk would have to be waited for, and StoreError.
         """
-        if not self._is_of_boot or self._commits < BUSY_COMMITS or self._log_pages >= LOG_PAGES_NOW:
-            raise NotNow
-        connection = self._connection
-        if self._syncs:
-            connection.pragma("synchronous", 1)
-            self._syncs = False
-        connection.set_busy_timeout(0)
-        self._may_wait = False
+        self._hurry()
         try:
-            self.execute(statement, bindings)
+            self._cursor.execute(statement, bindings)
         except apsw.BusyError:
             raise NotNow from None
         except apsw.Error:
             with errors(self.path):
                 raise
         finally:
-            connection.set_busy_timeout(int(BUSY_S * 1000))
-            self._may_wait = True
+            self._take_time()
         self._unsynced = True
-        return connection.changes() > 0
+        return self._connection.changes() > 0
+
+    @contextlib.contextmanager
+    def write_now(self) -> Iterator[None]:
+        """The same for several statements."""
+        self._hurry()
+        attempts = self._attempts
+        try:
+            with self.write(sync=False):
+                yield
+        except StoreBusy:
+            raise NotNow from None
+        finally:
+            self._attempts = attempts  # nothing was checkpointed
+            self._take_time()
+
+    def _hurry(self) -> None:
+        if not self._is_of_boot or self._commits < BUSY_COMMITS or self._attempts >= ATTEMPTS:
+            raise NotNow
+        connection = self._connection
+        if self._syncs:
+            connection.pragma("synchronous", 1)
+            self._syncs = False
+        connection.set_busy_timeout(0)
+        connection.wal_autocheckpoint(0)
+        self._attempts += 1
+
+    def _take_time(self) -> None:
+        self._connection.set_busy_timeout(int(BUSY_S * 1000))
+        self._connection.wal_autocheckpoint(CHECKPOINT_PAGES)
 
     def sync(self) -> None:
         """What was written is durable now.  Any thread may call this while another one works with the connection."""

@@ -47,6 +47,7 @@ MERGE_RECORDS = (
 )
 
 FLAG_LOG_CHANGES = 64  # with the tail and the rest of the row they have a page
+SETTLED_AT_ONCE = 4  # chunks that take a log over without a thread
 
 _HEAD = struct.Struct(
     "<IIIIQQ"
@@ -383,13 +384,15 @@ def log_flags(
     )
 
 
-def settle_flags(database: Database, row: IndexRow) -> bool:
-    """Write a flag log that is half full into the chunks; True: the caller saves the row."""
+def settle_flags(database: Database, row: IndexRow, chunks_max: int = 1 << 32) -> bool:
+    """Write a flag log that is half full into the chunks, where those are few; True: the caller saves the row."""
     if len(row.flag_log) * 2 <= FLAG_LOG_CHANGES * FLAG_CHANGE.size:
         return False
     sql = "SELECT id FROM chunk WHERE id BETWEEN ? AND ? ORDER BY id"
-    chunks = [chunk for (chunk,) in database.execute(sql, _bounds(row.id))]
-    for chunk in sorted(_logged(row, chunks)):
+    chunks = _logged(row, [chunk for (chunk,) in database.execute(sql, _bounds(row.id))])
+    if len(chunks) > chunks_max:
+        return False
+    for chunk in sorted(chunks):
         found = database.row("SELECT id, head, records FROM chunk WHERE id=?", (chunk,))
         assert found is not None
         records = _checked(row, *found)

@@ -67,7 +67,6 @@ from gateway.store.model import (
     Delivery,
     Expunged,
     Mailbox,
-    Notice,
     Quota,
     Record,
     Snapshot,
@@ -94,13 +93,10 @@ class Store:
     ) -> None:
         """To be called on the running loop."""
         self.notices = notices or Notices()
-        self._pool = Pool(directory, settings, self._publish)
+        self._pool = Pool(directory, settings, self.notices.publish)
         self._shares = Shares(directory)
         self._syncs = Chore(self._pool, AccountFile.sync, settings.flags_sync_s, aside=True)
         self._reclaims = Chore(self._pool, AccountFile.reclaim, settings.reclaim_s)
-
-    def _publish(self, notices: list[Notice]) -> None:
-        self.notices.publish(notices)
 
     def deliver(self, delivery: Delivery, done: DeliveryDone) -> None:
         """done(Delivered), durably, or done(StoreError); the account is made when there is none.

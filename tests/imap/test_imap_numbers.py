@@ -37,7 +37,8 @@ class Books:
         self.learn()
 
     def command(self, command: str, expunges: bool = True) -> None:
-        untagged = self.imap.ok(command)
+        untagged, tagged = self.imap.cmd(command)
+        assert tagged.startswith(b"OK" if expunges else (b"OK", b"NO [EXPUNGEISSUED]")), tagged
         assert expunges or not any(b"EXPUNGE" in line or b"VANISHED" in line for line in untagged)
         self.read(untagged)
         self.learn()

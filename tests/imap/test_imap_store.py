@@ -57,6 +57,26 @@ def test_others_hear_of_it_with_their_next_command(gateway: ImapGateway, account
         other.bad("FETCH 4 UID")
 
 
+def test_messages_that_others_expunged(gateway: ImapGateway, account: str) -> None:
+    """RFC 2180 §4.2: the others are changed; EXPUNGE may not be sent before the tagged line."""
+    gateway.deliver(account, *[MESSAGE] * 5)
+    with gateway.login(account) as imap, gateway.login(account) as other:
+        for one in (imap, other):
+            one.ok("SELECT INBOX")
+        imap.ok(r"STORE 2,4 +FLAGS.SILENT (\Deleted)")
+        imap.ok("EXPUNGE")
+        for set_, told in (("2", {}), ("1:4", {1: {"\\Seen"}, 3: {"\\Seen"}}), ("2", {})):
+            untagged, tagged = other.cmd(rf"STORE {set_} +FLAGS (\Seen)")
+            assert tagged.startswith(b"NO [EXPUNGEISSUED] "), tagged
+            assert {number: found for number, found in flags(untagged).items() if number % 2} == told
+        assert other.cmd(r"STORE 2:3 +FLAGS.SILENT (\Flagged)")[1].startswith(b"OK [EXPUNGEISSUED] ")
+        assert flags(other.ok(r"STORE 1,3 +FLAGS (new)"))[3] == {"\\Seen", "\\Flagged", "new"}
+        assert other.cmd(r"STORE 1:5 FLAGS (other)")[1].startswith(b"NO [EXPUNGEISSUED] ")
+        untagged, tagged = other.cmd(r"UID STORE 2:3 FLAGS (\Seen)")
+        assert tagged.startswith(b"OK ") and b"EXPUNGEISSUED" not in tagged
+        assert untagged[:2] == [b"4 EXPUNGE", b"2 EXPUNGE"] and flags(untagged) == {2: {"\\Seen"}}
+
+
 def test_uid_expunge_and_vanished(gateway: ImapGateway, account: str) -> None:
     gateway.deliver(account, *[MESSAGE] * 6, flags=("\\Deleted",))
     with gateway.login(account) as imap:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gateway._native import (
     COMMAND,
     ImapReader,
+    format_expunges,
     format_numbers,
     format_ranges,
     format_set,
@@ -75,6 +76,7 @@ def test_resolve_set(pairs: list[tuple[int, int]], highest: int) -> None:
 def test_numbers_on_the_wire(numbers: list[int]) -> None:
     octets = array("I", numbers).tobytes()
     assert format_numbers(octets) == b"".join(b" %d" % n for n in numbers)
+    assert format_expunges(octets) == b"".join(b"* %d EXPUNGE\r\n" % n for n in reversed(numbers))
     said: list[int] = []
     for part in format_set(octets).split(b",") if numbers else []:
         first, _, last = part.partition(b":")
@@ -113,7 +115,7 @@ def test_large_sets(hostile: str) -> None:
 
 
 def test_what_is_no_whole_number_of_items() -> None:
-    for function in (format_set, format_numbers, format_ranges, set_maximum):
+    for function in (format_set, format_expunges, format_numbers, format_ranges, set_maximum):
         with pytest.raises(ValueError):
             function(b"abc")
     with pytest.raises(ValueError):

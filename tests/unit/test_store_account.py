@@ -22,7 +22,7 @@ from gateway.config_store import StoreConfig
 from gateway.server.imap.store import Change, flag_bits
 from gateway.server.imap.view import Index
 from gateway.server.imap.watch import Watch
-from gateway.store import database, index
+from gateway.store import account, database, index
 from gateway.store.account import AccountFile
 from gateway.store.check import check_account
 from gateway.store.errors import (
@@ -678,7 +678,9 @@ def test_records_are_read_in_ranges(file: AccountFile) -> None:
             assert found == [uid for uid in left if uid > start], (start, chunks)
 
 
-def test_flags_are_changed_without_waiting_where_nobody_has_to(tmp_path: Path) -> None:
+def test_flags_are_changed_without_waiting_where_nobody_has_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = AccountFile(tmp_path / "a", StoreConfig(), create=True)
     inbox = file.mailbox("INBOX").id
     for _ in range(database.BUSY_COMMITS):
@@ -705,9 +707,13 @@ def test_flags_are_changed_without_waiting_where_nobody_has_to(tmp_path: Path) -
     for at in range(3, index.FLAG_LOG_CHANGES - 1):
         assert see(1, 0, 0, modseq + at)
     assert see(3, 0, SEEN, file.mailbox("INBOX").highestmodseq)
+    monkeypatch.setattr(account, "SETTLED_AT_ONCE", -1)
     assert not see(1, 0, SEEN, file.mailbox("INBOX").highestmodseq)  # no room; it is made by
     stored = file.store(inbox, ranges_of([1]), add=["\\Flagged"])
     assert see(1, 0, SEEN, stored.modseq)
+    monkeypatch.undo()
+    for at in range(1, index.FLAG_LOG_CHANGES * 2):  # where the chunks are few it makes room itself
+        assert see(1, 0, 0, stored.modseq + at)
     file.close()
     assert check_account(tmp_path / "a", StoreConfig()).clean
     synced = AccountFile(tmp_path / "a", StoreConfig(flags_sync_s=0.0))

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from gateway._native import ImapCommand
     from gateway.server.imap.session import ImapSession
     from gateway.server.imap.state import Selected
+    from gateway.server.imap.view import View
     from gateway.store.model import Mailbox
 
 
+KNOWN_OCTETS = 256  # of a change that is kept, lest the next command is read again
 SYNC_OCTETS = 1 << 18  # of changed records that are answered in one turn of the loop
 
 
@@ -39,6 +41,7 @@ class Change(NamedTuple):
     replace: list[str] | None
     silent: bool
     unchanged_since: int
+    bits: tuple[int, int] | None = None  # flag_bits()
 
 
 def cmd_store(session: ImapSession, command: ImapCommand) -> Outcome | Coroutine[Any, Any, Outcome]:
@@ -53,11 +56,12 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome 
     command.space()
     pairs = command.sequence_set()
     command.space()
-    change = _change(command)
     selected = session.selected
     assert selected is not None
     view = selected.view
-    ranges = view.ranges(pairs, uid)
+    change = _read(view, command)
+    one = view.one(pairs, uid)
+    ranges = one[1][:4] * 2 if one is not None else view.ranges(pairs, uid)
     if selected.read_only:
         raise No("The mailbox is open for reading only", b"READ-ONLY")
     change = _permitted(selected, change)
@@ -65,13 +69,18 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome 
         session.enable_condstore()
     if not ranges:
         return None
-    ranges = bounded_ranges(session, ranges)
-    found = flag_bits(view.mailbox, change)
-    store = view.watch.store if selected.contexts else view.store  # contexts need the update
-    if found is not None and (stored := store(ranges, *found, change.unchanged_since)) is not None:
-        if len(stored.changed) > SYNC_OCTETS:
-            return _answer_later(session, stored, ranges, change, uid)
-        return _answer(session, stored, ranges, change, uid)
+    if one is None:
+        ranges = bounded_ranges(session, ranges)
+    if change.bits is not None:
+        store = view.watch.store if selected.contexts else view.store  # contexts need the update
+        stored = store(ranges, *change.bits, change.unchanged_since)
+        if stored is not None:
+            if one is not None and view.is_told:
+                updates.answer_one(session, one[0], stored.changed or one[1], _own(stored, ranges, change, uid))
+                return None
+            if len(stored.changed) > SYNC_OCTETS:
+                return _answer_later(session, stored, ranges, change, uid)
+            return _answer(session, stored, ranges, change, uid)
     answer = session.answer_later()
 
     def done(stored: Stored | StoreError) -> None:
@@ -88,7 +97,12 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome 
         if watch.is_stale or len(stored.changed) > SYNC_OCTETS:
             session.go_on(_answer_later(session, stored, ranges, change, uid))
             return
-        answer(_answer(session, stored, ranges, change, uid))
+        try:
+            outcome = _answer(session, stored, ranges, change, uid)
+        except No as error:
+            answer(error)
+        else:
+            answer(outcome)
 
     selected.place.account.store_then(
         view.mailbox.id,
@@ -117,11 +131,10 @@ def flag_bits(mailbox: Mailbox, change: Change) -> tuple[int, int] | None:
 
 def _answer(session: ImapSession, stored: Stored, ranges: bytes, change: Change, uid: bool) -> Outcome:
     """What came of it, when the view knows."""
-    own = _own(stored, ranges, change, uid)
-    updates.report(session, uid, own)
+    own, gone = _report(session, stored, ranges, change, uid)
     for _ in updates.answer_store(session, own):
         pass
-    return _outcome(session, stored, uid)
+    return _outcome(session, stored, change, uid, gone)
 
 
 async def _answer_later(
@@ -130,11 +143,23 @@ async def _answer_later(
     """The same where others were faster, or the responses are many."""
     assert session.selected is not None
     await session.selected.view.watch.refresh()
-    own = _own(stored, ranges, change, uid)
-    updates.report(session, uid, own)
+    own, gone = _report(session, stored, ranges, change, uid)
     for _ in updates.answer_store(session, own):
         await session.drained()
-    return _outcome(session, stored, uid)
+    return _outcome(session, stored, change, uid, gone)
+
+
+def _report(
+    session: ImapSession, stored: Stored, ranges: bytes, change: Change, uid: bool
+) -> tuple[updates.Own, bytes]:
+    """(what is told of it, UIDs of messages of the ranges that others expunged and the client may not hear of yet)."""
+    assert session.selected is not None
+    own = _own(stored, ranges, change, uid)
+    updates.report(session, uid, own)
+    gone = session.selected.view.gone(ranges)
+    if gone:
+        own = own._replace(ranges=without(own.ranges, ranges_of_uids(gone)))
+    return own, gone
 
 
 def _own(stored: Stored, ranges: bytes, change: Change, uid: bool) -> updates.Own:
@@ -143,12 +168,30 @@ def _own(stored: Stored, ranges: bytes, change: Change, uid: bool) -> updates.Ow
     return updates.Own(stored.modseq, ranges, change.silent, uid)
 
 
-def _outcome(session: ImapSession, stored: Stored, uid: bool) -> Outcome:
-    if not stored.refused:
+def _outcome(session: ImapSession, stored: Stored, change: Change, uid: bool, gone: bytes) -> Outcome:
+    if stored.refused:
+        assert session.selected is not None
+        refused = stored.refused if uid else session.selected.view.numbers_of(stored.refused)
+        return Completed("Conditional STORE failed", b"MODIFIED " + format_set(refused))
+    if not gone:
         return None
-    assert session.selected is not None
-    refused = stored.refused if uid else session.selected.view.numbers_of(stored.refused)
-    return Completed("Conditional STORE failed", b"MODIFIED " + format_set(refused))
+    text = "Some of the messages were expunged"
+    if change.silent:  # RFC 2180 §4.2.3
+        return Completed(text, b"EXPUNGEISSUED")
+    raise No(text, b"EXPUNGEISSUED")  # RFC 2180 §4.2.1, §4.2.2: the others are done
+
+
+def _read(view: View, command: ImapCommand) -> Change:
+    """What stands behind the set."""
+    asked = command.rest(), view.mailbox.keywords
+    if view.last_store is not None and view.last_store[0] == asked:  # clients do the same to one message after another
+        known: Change = view.last_store[1]
+        return known
+    change = _change(command)
+    change = change._replace(bits=flag_bits(view.mailbox, change))
+    if len(asked[0]) <= KNOWN_OCTETS:
+        view.last_store = asked, change
+    return change
 
 
 def _change(command: ImapCommand) -> Change:
@@ -198,7 +241,8 @@ def _permitted(selected: Selected, change: Change) -> Change:
         remove = keep([flag for flag in others if flag.lower() not in given])
     if not add and not remove:
         raise No("You have no right to these flags", b"NOPERM")
-    return change._replace(add=add, remove=remove, replace=None)
+    change = change._replace(add=add, remove=remove, replace=None)
+    return change._replace(bits=flag_bits(selected.mailbox, change))
 
 
 RIGHTS = {flag.lower(): right for flag, right in SYSTEM}

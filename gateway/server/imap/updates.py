@@ -1,6 +1,6 @@
 """The untagged responses that tell a client what changed in its mailbox.
 
-Owns      report(), fetch_flags(), Own
+Owns      report(), answer_store(), answer_one(), fetch_flags(), Own
 Flow      view.update() → EXPUNGE or VANISHED, EXISTS, RECENT, FLAGS, FETCH
 Standards RFC 9051 §7.3, §7.4, §7.5; RFC 7162 §3.2.4, §3.2.10 (UID, MODSEQ, VANISHED); RFC 9586 §3.3 (UIDFETCH)
 """
@@ -15,6 +15,7 @@ from gateway._native import (
     FETCH_MODSEQ,
     FETCH_UID,
     FetchFormat,
+    format_expunges,
     format_set,
     records_but,
 )
@@ -61,8 +62,8 @@ def report(session: ImapSession, expunges: bool = True, own: Own | None = None) 
     if update.gone_uids:
         if session.enabled & _VANISHED:
             session.untagged(b"VANISHED " + format_set(update.gone_uids))
-        else:  # from the end: each number is what it was before
-            session.send(b"".join([b"* %d EXPUNGE\r\n" % n for n in reversed(update.gone_numbers)]))
+        else:
+            session.send(format_expunges(update.gone_numbers))
     if update.exists:
         session.untagged(b"%d EXISTS" % view.count)
         if b"IMAP4REV2" not in session.enabled:
@@ -87,6 +88,12 @@ def answer_store(session: ImapSession, own: Own) -> Iterator[None]:
     for numbers, records in selected.view.numbered(own.ranges):
         fetch_flags(session, numbers, records, uid=own.uid, flags=not own.silent)
         yield
+
+
+def answer_one(session: ImapSession, number: bytes, record: bytes, own: Own) -> None:
+    """The same where it was about one message."""
+    if not own.silent or (own.modseq and b"CONDSTORE" in session.enabled):
+        fetch_flags(session, number, record, uid=own.uid, flags=not own.silent)
 
 
 def fetch_flags(

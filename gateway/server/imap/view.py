@@ -173,7 +173,8 @@ class View:
     """See the module.  All methods but those about counts need the index: `await watch.load()` before."""
 
     __slots__ = (
-        "_count", "_index", "claims_recent", "flags_form", "is_lost", "keywords_told", "recent_uid", "saved", "watch",
+        "_count", "_index", "claims_recent", "flags_form", "is_lost", "keywords_told", "last_store", "recent_uid",
+        "saved", "watch",
     )  # fmt: skip
 
     def __init__(self, watch: Watch, recent_uid: int = NEVER_RECENT) -> None:
@@ -187,6 +188,7 @@ class View:
         self.saved = b""  # the result of SEARCH RETURN (SAVE), UIDs as u32 (RFC 5182)
         self.keywords_told = len(watch.mailbox.keywords)  # FLAGS listed so many
         self.flags_form: Any = None  # updates.py's
+        self.last_store: Any = None  # store.py's
 
     @property
     def mailbox(self) -> Mailbox:
@@ -344,6 +346,15 @@ class View:
         """The UIDs, as u32, of the messages in the ranges of UIDs."""
         return b"".join(record_column(records, "uid") for _, records in self.numbered(ranges))
 
+    def gone(self, ranges: bytes) -> bytes:
+        """The UIDs, as u32, of those that are expunged: the client was not told yet."""
+        newest = self.watch.index
+        if self._index is newest or newest is None:
+            return b""
+        uids = self.uids_of(ranges)
+        there = array("I", uids_to_numbers(newest.chunks, newest.starts, uids))
+        return array("I", (uid for uid, number in zip(array("I", uids), there, strict=True) if not number)).tobytes()
+
     def numbers_of(self, uids: bytes) -> bytes:
         """The sequence number of each UID (u32, ascending); 0: there is none."""
         return uids_to_numbers(self.index.chunks, self.index.starts, uids)
@@ -495,5 +506,21 @@ def _segments(old: list[bytes], new: list[bytes]) -> Iterator[tuple[list[bytes],
         while end < len(old) and where.get(id(old[end]), -1) < j:
             end += 1
         stop = where[id(old[end])] if end < len(old) else len(new)
-        yield old[i:end], new[j:stop]
+        yield from _apart(old[i:end], new[j:stop])
         i, j = end, stop
+
+
+def _apart(old: list[bytes], new: list[bytes]) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """The same two lists, cut wherever no chunk of either side is across: small pieces compare in the cache."""
+    i = j = start = begin = 0
+    last = 0  # UID of what was passed
+    while i < len(old) or j < len(new):
+        if j == len(new) or (i < len(old) and _first_uid(old[i]) <= _first_uid(new[j])):
+            last = max(last, _uid(old[i], -RECORD_OCTETS))
+            i += 1
+        else:
+            last = max(last, _uid(new[j], -RECORD_OCTETS))
+            j += 1
+        if (i == len(old) or _first_uid(old[i]) > last) and (j == len(new) or _first_uid(new[j]) > last):
+            yield old[start:i], new[begin:j]
+            start, begin = i, j
