@@ -106,7 +106,7 @@ class Sampler:
         for name, pid in zip(names, pids, strict=True):
             with contextlib.suppress(OSError, StopIteration, ValueError):
                 of_this = {
-                    "memory": pss_octets(pid),
+                    "memory": own_octets(pid),
                     "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
                     "threads": threads(pid),
                 }
@@ -145,10 +145,13 @@ class Sampler:
         self._shed_before = Counter({name: count for name, count in shed.items() if count})
 
 
-def pss_octets(pid: int) -> int:
-    """Proportional set size: what is shared counts once for all who share it."""
+def own_octets(pid: int) -> int:
+    """Heap and stacks, swapped or not: what can leak.
+
+    Not PSS: a process's part of the interpreter's pages grows when other programs of this machine end.
+    """
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("Anonymous:", "Swap:")))
 
 
 def threads(pid: int) -> int:
