@@ -33,6 +33,7 @@ cdef struct buffer_t:
 cdef enum:
     VERSION = 1
     SECTIONS = 6
+    ROOM = 512  # octets a buffer begins with: what most need
     REFERENCES_MAX = 100  # of a long thread the first and the newest matter
     MSG_ID_MAX = 998  # octets
     SUBJECT_OCTETS = 4096  # in Python, each mark that is removed costs a pass
@@ -103,7 +104,7 @@ cdef unsigned char *extend(buffer_t *b, Py_ssize_t more) except NULL:
     cdef Py_ssize_t room
     cdef unsigned char *p
     if b.n + more > b.room or b.p == NULL:
-        room = 2 * (b.n + more) + 64
+        room = 2 * (b.n + more) + ROOM
         p = <unsigned char *>realloc(b.p, room)
         if p == NULL:
             raise MemoryError
@@ -248,7 +249,6 @@ cdef class _Packing:
     cdef Py_ssize_t _content_octets
     cdef part_t *_part
     cdef int _count
-    cdef AddressReader _addresses
     cdef buffer_t _out
     cdef buffer_t _text
     cdef buffer_t _kept  # of first addresses
@@ -264,7 +264,6 @@ cdef class _Packing:
         cdef int i
         cdef part_t *into
         self._packer, self._parts, self._octets = packer, parts, octets
-        self._addresses = AddressReader()
         if PyBytes_CheckExact(octets):
             self._content = <octets_t>PyBytes_AS_STRING(octets)
             self._content_octets = PyBytes_GET_SIZE(octets)
@@ -398,7 +397,7 @@ cdef class _Packing:
             first.name.n = first.mailbox.n = first.host.n = -1
         if fields.values[field].p == NULL:
             return put(&self._out, b"NIL", 3)
-        return self._addresses.format(fields.values[field], &self._out, first, &self._kept)
+        return self._packer.addresses.format(fields.values[field], &self._out, first, &self._kept)
 
     # -- BODYSTRUCTURE -----------------------------------------------------------------------------------------------
 
@@ -728,8 +727,10 @@ cdef class FactsPacker:
     cdef object word
     cdef object subject
     cdef object date
+    cdef AddressReader addresses  # of whoever has the GIL: it calls nothing that could give that away
 
     def __init__(self, word, subject, date):
+        self.addresses = AddressReader()
         self.word = word
         self.subject = subject
         self.date = date
