@@ -48,7 +48,7 @@ COMPILED = [
     "gateway.net.connection", "gateway.protocol.pop3", "gateway.protocol.smtp_server",
     "gateway.server.login", "gateway.server.maildrop", "gateway.server.pop3", "gateway.server.session",
     "gateway.server.smtp",
-    "smtp_blaster.session", "smtp_blaster.supply", "smtp_blaster.tally",
+    "smtp_blaster.session", "smtp_blaster.speaker", "smtp_blaster.supply", "smtp_blaster.tally",
 ]
 
 

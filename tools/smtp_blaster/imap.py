@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from smtp_blaster.answers import ImapAnswers
 from smtp_blaster.imap_mixes import State
-from smtp_blaster.retrieval import LOGOUT, Answer, RetrievalSession, Script, Step
+from smtp_blaster.retrieval import Answer, RetrievalSession, Script, Step
+from smtp_blaster.speaker import LOGOUT
 from smtp_blaster.tally import AUTH, GREETING, STARTTLS
 
 if TYPE_CHECKING:

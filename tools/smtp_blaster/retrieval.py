@@ -18,13 +18,12 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, NamedTuple
 
 from smtp_blaster import sasl
+from smtp_blaster.speaker import FAREWELLS, NOTHING, Speaker
 from smtp_blaster.supply import LATE_NS, Message
 from smtp_blaster.tally import (
     ACCEPTED,
     AUTH,
     BROKEN,
-    CONNECT,
-    GREETING,
     NAMES,
     QUIT,
     REFUSED,
@@ -33,9 +32,6 @@ from smtp_blaster.tally import (
 
 if TYPE_CHECKING:
     from smtp_blaster.source import Source
-
-NOTHING = -1  # no answer is awaited
-LOGOUT = NAMES.index("logout")
 
 
 class Step(NamedTuple):
@@ -59,30 +55,19 @@ class Answer(NamedTuple):
 Script = Generator[Step, Answer, None]
 
 
-class RetrievalSession(ABC):
-    """An asyncio.Protocol in all but its base class, to Source what session.Session is."""
+class RetrievalSession(Speaker, ABC):
+    """A Speaker of POP3 or IMAP; the work is a task of the mix."""
 
     farewell = Step(QUIT, b"QUIT")
     is_short = False  # a connection for each task, where the plan does not say how many
 
     def __init__(self, source: Source, first: Message | None) -> None:
-        self._source = source
-        self._tally = source.tally
-        self._supply = source.supply
-        # Tasks this connection may still begin:
-        self._remaining = source.plan.per_connection or (1 if self.is_short else -1)
-        self._first = first  # taken, but not begun
-        self._message: Message | None = None  # the task that runs
+        super().__init__(source, first)
+        if self.is_short and not source.plan.per_connection:
+            self._remaining = 1
         self._octets_before = 0
         self._script: Script | None = None
-        self._stage = NOTHING
-        self._began_ns = monotonic_ns()
-        self._sent_ns = 0
         self.octets = 0  # that came
-        self.is_secure = False
-        self.done = 0  # tasks that ran to their end
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- what a protocol is ------------------------------------------------------------------------
 
@@ -105,28 +90,15 @@ class RetrievalSession(ABC):
     # -- asyncio -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        now = monotonic_ns()
-        self._tally.record(CONNECT, now - self._began_ns)
-        self.transport = transport  # type: ignore[assignment]
-        self._stage, self._sent_ns = GREETING, now
+        super().connection_made(transport)
         self._script = self.set_up()
         self._perform(next(self._script))
-
-    def pause_writing(self) -> None:  # noqa: B027
-        """What is written is one command at a time."""
-
-    def resume_writing(self) -> None:  # noqa: B027
-        """As above."""
-
-    def eof_received(self) -> bool:
-        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._message is not None:
             self._end(BROKEN)
         self._script = None
-        if not self.closed.done():
-            self.closed.set_result(None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self.octets += len(data)
@@ -138,35 +110,9 @@ class RetrievalSession(ABC):
 
     # -- what the source asks ----------------------------------------------------------------------
 
-    def greet(self) -> None:
-        """TLS stands: the greeting is awaited from now on, unless it came already."""
-        if self._stage == GREETING:
-            self._sent_ns = monotonic_ns()
-
     def hello(self) -> None:
         """TLS stands behind STARTTLS or STLS: the set-up goes on."""
         self._go_on(Answer(True, "", b"", []))
-
-    def unbegun(self) -> Message | None:
-        """The task that it was opened for, when that was never begun."""
-        message, self._first = self._first, None
-        return message
-
-    @property
-    def is_ready(self) -> bool:
-        """The set-up is done."""
-        return self._first is None
-
-    def is_overdue(self, now_ns: int, timeout_ns: int, quit_ns: int) -> bool:
-        """The answer that is due takes too long; so does the one to the end."""
-        if self._stage == NOTHING:
-            return False
-        waited_ns = now_ns - self._sent_ns
-        if self._stage in (QUIT, LOGOUT):
-            return waited_ns > quit_ns
-        if waited_ns > timeout_ns:
-            self._source.trouble(f"{NAMES[self._stage]}: no answer in {timeout_ns / 1e9:g} s")
-        return waited_ns > timeout_ns
 
     def begin(self, message: Message) -> None:
         """Run the task.  The session is idle."""
@@ -181,10 +127,6 @@ class RetrievalSession(ABC):
     def quit(self) -> None:
         self._script = None
         self._perform(self.farewell)
-
-    def abort(self) -> None:
-        """Now; connection_lost() comes later."""
-        self.transport.abort()
 
     def user(self) -> tuple[str, str]:
         """Name and password."""
@@ -215,7 +157,7 @@ class RetrievalSession(ABC):
         if step.octets or step.is_continued:
             self.transport.write(self.line(step))
 
-    def asked(self, step: Step) -> None:  # noqa: B027
+    def asked(self, step: Step) -> None:
         """The answer to this is awaited now."""
 
     def answered(self, answer: Answer) -> None:
@@ -229,7 +171,7 @@ class RetrievalSession(ABC):
                 self._tally.record(stage, monotonic_ns() - sent_ns)
         if not answer.is_positive:
             self._refused(stage, answer)
-        elif stage in (QUIT, LOGOUT):
+        elif stage in FAREWELLS:
             self.transport.close()
         elif stage == STARTTLS:
             self._source.start_tls(self, sent_ns)
@@ -257,7 +199,7 @@ class RetrievalSession(ABC):
 
     def _refused(self, stage: int, answer: Answer) -> None:
         text = answer.text.decode("utf-8", "replace")
-        if stage in (QUIT, LOGOUT):
+        if stage in FAREWELLS:
             self.transport.close()
         elif self._message is None:
             self._source.trouble(f"{NAMES[stage]}: {answer.word} {text}")
@@ -268,14 +210,6 @@ class RetrievalSession(ABC):
             self._end(REFUSED)
             self._next()
 
-    def _ready(self) -> None:
-        self._source.on_ready()
-        message, self._first = self._first, None
-        if message is None:
-            self._next()
-        else:
-            self.begin(message)
-
     def _end(self, how: int) -> None:
         message, self._message = self._message, None
         assert message is not None
@@ -283,13 +217,3 @@ class RetrievalSession(ABC):
         self._tally.in_flight -= 1
         message.how = how
         self._tally.end(how, message.start_ns, monotonic_ns(), self.octets - self._octets_before)
-
-    def _next(self) -> None:
-        """Begin another task, wait for one, or end the connection."""
-        message = self._supply.take() if self._remaining else None
-        if message is not None:
-            self.begin(message)
-        elif self._remaining:
-            self._source.park(self)
-        else:
-            self.quit()

@@ -2,25 +2,20 @@
 
 cimport cython
 
-from smtp_blaster.supply cimport Message, Supply
-from smtp_blaster.tally cimport Tally
+from smtp_blaster.speaker cimport Speaker
+from smtp_blaster.supply cimport Message
 from smtp_blaster.wire cimport Leg
 
 
 ctypedef long long longlong
 
 
-cdef class Session:
-    cdef public object transport, closed
-    cdef public bint is_secure
-    cdef public long long done
-    cdef object _source, _ledger, _parser, _behind, _exchange
-    cdef Supply _supply
-    cdef Tally _tally
+cdef class Session(Speaker):
+    cdef object _ledger, _parser, _behind, _exchange
     cdef Leg _leg
-    cdef Message _first, _message, _following
+    cdef Message _following
     cdef bint _lmtp, _chunking, _pipelining, _eight_bit, _content_sent, _is_closing, _is_whole, _is_plain
-    cdef long long _remaining, _asked, _dots, _mail_code, _stage, _sent_ns, _began_ns
+    cdef long long _asked, _dots, _mail_code
     cdef list _recipients, _taken, _refused, _transient
 
     @cython.locals(size=Py_ssize_t, last=Py_ssize_t, ends=bint)
@@ -36,7 +31,6 @@ cdef class Session:
     cdef _on_data(self, long long code)
     cdef _on_dot(self, long long code, long long now)
     cdef _send(self, long long stage, bytes octets)
-    cdef _next(self)
     cdef _set(self, Message message)
     cdef bytes _mail(self, Message message)
     cdef bytes _head(self, Message message)

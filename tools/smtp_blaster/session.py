@@ -11,7 +11,6 @@ A stage lasts from the write that carried its command to its reply; with PIPELIN
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Generator
 from time import monotonic_ns
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from gateway._native import ReplyParser
 from smtp_blaster import sasl
-from smtp_blaster.supply import LATE_NS, Message, Supply
+from smtp_blaster.speaker import NOTHING, Speaker
+from smtp_blaster.supply import LATE_NS, Message
 from smtp_blaster.tally import (
     ACCEPTED,
     AUTH,
     BROKEN,
-    CONNECT,
     DATA,
     DOT,
     GREETING,
@@ -36,50 +35,38 @@ from smtp_blaster.tally import (
     REFUSED,
     RSET,
     STARTTLS,
-    Tally,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     from smtp_blaster.source import Source
     from smtp_blaster.wire import Leg
 
-NOTHING = -1  # no reply is awaited
 LF, SPACE = 10, 32
 INITIAL_RESPONSE_MAX = 500  # RFC 4954 §4: a command line that is too long goes without
 
 
-class Session:
-    """An asyncio.Protocol in all but its base class."""
+class Session(Speaker):
+    """A Speaker of SMTP or LMTP that sends."""
 
     __slots__ = (
-        "_asked", "_began_ns", "_behind", "_chunking", "_content_sent", "_dots", "_eight_bit",
-        "_exchange", "_first", "_following", "_is_closing", "_is_plain", "_is_whole", "_ledger",
-        "_leg", "_lmtp", "_mail_code", "_message", "_parser", "_pipelining", "_recipients",
-        "_refused", "_remaining", "_sent_ns", "_source", "_stage", "_supply", "_taken", "_tally",
-        "_transient", "closed", "done", "is_secure", "transport",
+        "_asked", "_behind", "_chunking", "_content_sent", "_dots", "_eight_bit", "_exchange", "_following",
+        "_is_closing", "_is_plain", "_is_whole", "_ledger", "_leg", "_lmtp", "_mail_code", "_parser", "_pipelining",
+        "_recipients", "_refused", "_taken", "_transient",
     )  # fmt: skip
 
     def __init__(self, source: Source, first: Message) -> None:
+        Speaker.__init__(self, source, first)
         plan = source.plan
-        self._source = source
-        self._supply: Supply = source.supply
-        self._tally: Tally = source.tally
         self._ledger = source.ledger
         self._parser = ReplyParser()
         self._lmtp = plan.protocol == "lmtp"
         self._chunking = plan.chunking
         self._pipelining = self._eight_bit = False
-        self._remaining = plan.per_connection or -1  # messages this connection may still begin
-        self._began_ns = monotonic_ns()
-        self._stage = NOTHING  # what the next reply answers
-        self._sent_ns = 0  # when that was sent
         self._behind: deque[int] = deque()  # what the replies behind it answer: time << 4 | stage
         self._leg: Leg | None = None  # speaks for this session while all goes well
         self._is_plain = False
         self._is_whole = True  # the parser keeps no part of a reply
         self._exchange: Generator[bytes | None, bytes, None] | None = None
-        self._first: Message | None = first  # taken, but not begun
-        self._message: Message | None = None  # the one that is being answered
         self._following: Message | None = None  # its MAIL rides behind the content of that one
         self._content_sent = False
         self._asked = 0  # replies to RCPT
@@ -91,27 +78,8 @@ class Session:
         self._refused: list[int] = []
         self._transient: list[int] = []  # of the refused
         self._is_closing = False
-        self.is_secure = False
-        self.done = 0  # messages answered to the end
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- asyncio -----------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        now = monotonic_ns()
-        self._tally.record(CONNECT, now - self._began_ns)
-        self._expect(GREETING, now)
-        self.transport = transport  # type: ignore[assignment]
-
-    def pause_writing(self) -> None:
-        """What is written is one message at a time."""
-
-    def resume_writing(self) -> None:
-        """As above."""
-
-    def eof_received(self) -> bool:
-        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         now = monotonic_ns()
@@ -125,8 +93,7 @@ class Session:
             self._set(following)
             self._break(now)
         self._exchange = None
-        if not self.closed.done():
-            self.closed.set_result(None)
+        Speaker.connection_lost(self, exc)
 
     def data_received(self, data: bytes) -> None:
         size = len(data)
@@ -148,39 +115,17 @@ class Session:
 
     # -- what the source asks ----------------------------------------------------------------------
 
-    def greet(self) -> None:
-        """TLS stands: the greeting is awaited from now on, unless it came already."""
-        if self._stage == GREETING:
-            self._sent_ns = monotonic_ns()
-
     def hello(self) -> None:
         self._send(HELLO, b"LHLO blaster.example.test\r\n" if self._lmtp else b"EHLO blaster.example.test\r\n")
-
-    def unbegun(self) -> Message | None:
-        """The message that it was opened for, when that was never sent."""
-        message, self._first = self._first, None
-        return message
-
-    @property
-    def is_ready(self) -> bool:
-        """The set-up is done."""
-        return self._first is None
 
     def is_overdue(self, now_ns: int, timeout_ns: int, quit_ns: int) -> bool:
         """The reply that is due next takes too long; so does the one to QUIT."""
         if self._leg is not None:
             if not self._leg.sent_ns or now_ns - self._leg.sent_ns <= timeout_ns:
                 return False
-            self._source.trouble(f"no reply in {timeout_ns / 1e9:g} s")
+            self._source.trouble(f"no answer in {timeout_ns / 1e9:g} s")
             return True
-        if self._stage == NOTHING:
-            return False
-        waited_ns = now_ns - self._sent_ns
-        if self._stage == QUIT:
-            return waited_ns > quit_ns
-        if waited_ns > timeout_ns:
-            self._source.trouble(f"{NAMES[self._stage]}: no reply in {timeout_ns / 1e9:g} s")
-        return waited_ns > timeout_ns
+        return Speaker.is_overdue(self, now_ns, timeout_ns, quit_ns)
 
     def begin(self, message: Message) -> None:
         """Send it.  The session is idle."""
@@ -408,30 +353,11 @@ class Session:
         # RFC 4954 §4: "*" cancels.
         self.transport.write(b"*\r\n" if answer is None else sasl.encoded(answer) + b"\r\n")
 
-    def _ready(self) -> None:
-        """May begin with the mail."""
-        self._source.on_ready()
-        message, self._first = self._first, None
-        if message is None:
-            self._next()
-        else:
-            self.begin(message)
-
     # -- transactions ------------------------------------------------------------------------------
 
     def _send(self, stage: int, octets: bytes) -> None:
         self._expect(stage, monotonic_ns())
         self.transport.write(octets)
-
-    def _next(self) -> None:
-        """Begin another transaction, wait for one, or end the connection."""
-        message = self._supply.take() if self._remaining else None
-        if message is not None:
-            self.begin(message)
-        elif self._remaining:
-            self._source.park(self)
-        else:
-            self.quit()
 
     def _set(self, message: Message) -> None:
         """This one is answered from now on."""

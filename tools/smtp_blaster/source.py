@@ -32,8 +32,8 @@ from smtp_blaster.imap import ImapSession
 from smtp_blaster.ledger import Ledger
 from smtp_blaster.plan import Plan, check, duration_s
 from smtp_blaster.pop3 import Pop3Session
-from smtp_blaster.retrieval import RetrievalSession
 from smtp_blaster.session import Session
+from smtp_blaster.speaker import Speaker
 from smtp_blaster.supply import NEVER_NS, Message, Supply
 from smtp_blaster.tally import HISTOGRAMS, NAMES, TLS, Tally
 from smtp_blaster.target import parse, resolve
@@ -50,7 +50,6 @@ FLUSH_S = 0.1  # how much of a ledger a kill of this process may cost; it costs 
 TROUBLES_MAX = 10
 
 
-Speaker = Session | RetrievalSession
 SPEAKERS: dict[str, type[Speaker]] = {"pop3": Pop3Session, "imap": ImapSession}  # who else sends mail: Session
 
 
