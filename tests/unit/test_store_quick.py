@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from gateway.config_store import StoreConfig
-from gateway.store import pool
+from gateway.store import database, pool
 from gateway.store.account import AccountFile
 from gateway.store.errors import NotNow, StoreError
-from gateway.store.model import Content, Delivered, Delivery
+from gateway.store.model import FLAG_CHANGE, FLAGGED, SEEN, Content, Delivered, Delivery
 from gateway.store.store import Account, Store
 
 MAIL = b"Subject: hello\r\n\r\nbody\r\n"
 
 
-async def opened(directory: Path) -> tuple[Store, Account, int]:
+async def opened(directory: Path, **settings: Any) -> tuple[Store, Account, int]:
     """A store, an account in it whose file is open, and the key of its message."""
-    store = Store(directory, StoreConfig(threads=2, reclaim_s=0.0))
+    store = Store(directory, StoreConfig(threads=2, reclaim_s=0.0, **settings))
     done = asyncio.get_running_loop().create_future()
     store.deliver(Delivery("alice", [MAIL], create=True, urgent=True), done.set_result)
     delivered = await done
@@ -103,6 +103,34 @@ def test_when_the_disk_was_asked_the_threads_do_it(
         else:
             assert read_now(account, key)
         monkeypatch.undo()
+        await store.close()
+
+    asyncio.run(body())
+
+
+def test_a_sync_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        monkeypatch.setattr(database, "BUSY_COMMITS", 1)
+        store, account, _ = await opened(tmp_path, flags_sync_s=0.001)
+        begun, finish = threading.Event(), threading.Event()
+
+        def slow(_: int) -> None:
+            begun.set()
+            assert finish.wait(60)
+
+        monkeypatch.setattr(database.os, "fdatasync", slow)
+        box = await account.mailbox("INBOX")
+        modseq = box.highestmodseq
+
+        def log(bits: int, modseq: int) -> bool:
+            return account.log_flags(box.id, modseq, FLAG_CHANGE.pack(1, 1, 0, bits, modseq + 1), -(bits & SEEN), 0)
+
+        assert log(SEEN, modseq)
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert log(FLAGGED, modseq + 1)
+        record = await account.record(box.id, 1)
+        assert record is not None and record.flags == SEEN | FLAGGED and record.modseq == modseq + 2
+        finish.set()
         await store.close()
 
     asyncio.run(body())
