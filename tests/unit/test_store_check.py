@@ -11,10 +11,11 @@ import apsw
 import pytest
 from test_store_account import SETTINGS, deliver, message, octets, records
 
+from gateway.store import database
 from gateway.store.account import AccountFile
 from gateway.store.check import RECOVERED, check_account
 from gateway.store.errors import NoSuchAccount, StoreBusy, StoreDamaged
-from gateway.store.model import ranges_of
+from gateway.store.model import FLAG_CHANGE, SEEN, ranges_of
 
 MESSAGES = 600
 
@@ -81,6 +82,33 @@ def test_counters_and_references_are_put_right(account: Path, statement: str) ->
     assert not check_account(account, SETTINGS).clean
     assert check_account(account, SETTINGS).clean
     assert whole(account) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE mailbox SET unseen=7, deleted=7",
+        "UPDATE mailbox SET highestmodseq=1",
+        "UPDATE chunk SET head=zeroblob(32)",
+    ],
+)
+def test_flags_that_are_in_the_log_alone_stay(
+    account: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    monkeypatch.setattr(database, "BUSY_COMMITS", 1)
+    with closing(AccountFile(account, SETTINGS)) as file:
+        inbox = deliver(file, message(1))[0].mailbox_id
+        modseq = file.mailbox("INBOX").highestmodseq
+        assert file.log_flags(inbox, modseq, FLAG_CHANGE.pack(1, 4, 0, SEEN, modseq + 1), -3, 0)
+        before = records(file, file.mailbox("INBOX"))
+        assert [record.uid for record in before if record.flags & SEEN] == [1, 2, 4]
+    assert check_account(account, SETTINGS).clean
+    sql(account, statement)
+    assert not check_account(account, SETTINGS).clean
+    assert check_account(account, SETTINGS).clean
+    with closing(AccountFile(account, SETTINGS)) as file:
+        assert records(file, file.mailbox("INBOX")) == before
+        assert file.mailbox("INBOX").highestmodseq > modseq
 
 
 def test_a_lost_index_brings_its_messages_back(account: Path) -> None:
