@@ -39,6 +39,7 @@ class Burst:
 
     def _run(self) -> None:
         async def all_of_them() -> list[Result]:
+            self._loop = asyncio.get_running_loop()
             return list(await asyncio.gather(*(source.run() for source in self.sources)))
 
         self.results = asyncio.run(all_of_them())
@@ -46,6 +47,12 @@ class Burst:
     @property
     def accepted(self) -> int:
         return sum(source.accepted for source in self.sources)
+
+    def stop(self) -> list[Result]:
+        """What was begun is brought to its end."""
+        for source in self.sources:
+            self._loop.call_soon_threadsafe(source.stop)
+        return self.join()
 
     def join(self) -> list[Result]:
         self._thread.join(90)

@@ -271,7 +271,7 @@ class KillCampaign:
                 kill(self._chance.choice(workers))
         elif scope == "supervisor":
             left = rig.kill_supervisor()
-            assert poll(lambda: gone(left), 10), "workers outlived their supervisor"
+            assert poll(lambda: gone(left), 60), "workers outlived their supervisor"
         else:
             rig.gateway.kill()
 

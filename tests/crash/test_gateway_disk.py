@@ -93,7 +93,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path):
         gateway.command("queue", "release", "--all", "--yes")
         difference = rig.settle()
         assert (difference.lost, difference.altered) == (0, 0), difference.lost_ids
-        assert poll(lambda: not refused_at_mail(gateway), 20), gateway.log("spool_health")
+        assert poll(lambda: not refused_at_mail(gateway), 60), gateway.log("spool_health")
         text = gateway.config.read_text()
         gateway.stop()
         gateway.config.write_text(text.replace("hold = true\n", ""))
@@ -112,11 +112,11 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path):
                 file.flush()
         assert {*load.join()[0].replies} <= {"dot 250", "mail 452", "dot 452"}
         foreign.unlink()
-        assert poll(lambda: not refused_at_mail(gateway), 20)
+        assert poll(lambda: not refused_at_mail(gateway), 60)
         assert rig.burst({"messages": 100, "size_octets": 60_000}).join()[0].accepted == 100
         difference = rig.settle()
         assert (difference.lost, difference.altered) == (0, 0), difference.lost_ids
-        assert poll(lambda: rig.queued() == 0, 20)
+        assert poll(lambda: rig.queued() == 0, 60)
         assert not gateway.log("worker_died")
         assert not list((gateway.state_dir / "spool" / "damaged").glob("*"))
 
@@ -149,17 +149,17 @@ def test_a_disk_that_fails_under_load(disk: Control, tmp_path: Path, case: str):
     spool = {**SMALL, "write_method": method}
     with Rig(tmp_path, spool=spool, limits=PATIENT) as rig:
         load = rig.burst(
-            {"connections": 6, "size_octets": 4000, "duration_s": 2.0},
-            {"connections": 2, "size_octets": 400_000, "chunking": True, "duration_s": 2.0},
+            {"connections": 6, "size_octets": 4000, "duration_s": 120.0},
+            {"connections": 2, "size_octets": 400_000, "chunking": True, "duration_s": 120.0},
         )
-        assert poll(lambda: load.accepted > 50, 20)
+        assert poll(lambda: load.accepted > 50, 60)
         for name, value in fault.items():
             setattr(disk, name, value)
         time.sleep(0.5)
         disk.clear()
         accepted = load.accepted
-        assert poll(lambda: load.accepted > accepted, 20), "it goes on when the disk does"
-        replies = {reply for result in load.join() for reply in result.replies}
+        assert poll(lambda: load.accepted > accepted, 60), "it goes on when the disk does"
+        replies = {reply for result in load.stop() for reply in result.replies}
         assert replies <= {"dot 250", "mail 451", "dot 451", "mail 452", "dot 452"}
         if code is None:
             pass  # it may have been results that were being written, and no message
@@ -169,7 +169,7 @@ def test_a_disk_that_fails_under_load(disk: Control, tmp_path: Path, case: str):
             assert replies == {"dot 250"}
         difference = rig.settle()
         assert (difference.lost, difference.altered) == (0, 0), difference.lost_ids
-        assert poll(lambda: rig.queued() == 0, 20)
+        assert poll(lambda: rig.queued() == 0, 60)
         assert len(rig.gateway.log("worker_died")) == 0
         assert rig.burst({"messages": 20}).join()[0].accepted == 20
 
@@ -186,9 +186,9 @@ def test_a_disk_that_is_ill_at_the_start(disk: Control, tmp_path: Path):
         rig.gateway.stop()
         disk.write_errno = disk.allocate_errno = errno.EIO
         rig.gateway.start()
-        assert poll(lambda: refused_at_mail(rig.gateway).startswith("451 4.3.0"), 20)
+        assert poll(lambda: refused_at_mail(rig.gateway).startswith("451 4.3.0"), 60)
         disk.clear()
-        assert poll(lambda: not refused_at_mail(rig.gateway), 20)
+        assert poll(lambda: not refused_at_mail(rig.gateway), 60)
         assert rig.burst({"messages": 20}).join()[0].accepted == 20
         assert rig.settle().is_clean
 
@@ -202,13 +202,13 @@ def test_mail_acknowledged_from_memory_survives_a_disk_that_fails_for_a_while(
         rig.gateway.stop()
         rig.gateway.config.write_text(text.replace("[[route]]\n", "[[route]]\nhold = true\n"))
         rig.gateway.start()
-        load = rig.burst({"connections": 4, "size_octets": 4000, "duration_s": 2.0})
-        assert poll(lambda: load.accepted > 50, 20)
+        load = rig.burst({"connections": 4, "size_octets": 4000, "duration_s": 120.0})
+        assert poll(lambda: load.accepted > 50, 60)
         disk.write_errno = errno.EIO
         time.sleep(0.5)
         disk.clear()
-        load.join()
-        assert poll(lambda: not refused_at_mail(rig.gateway), 20)
+        load.stop()
+        assert poll(lambda: not refused_at_mail(rig.gateway), 60)
         rig.gateway.stop()  # a clean stop writes all of it
         rig.gateway.config.write_text(text)
         rig.gateway.start()
@@ -224,10 +224,11 @@ def test_health_and_metrics_tell_of_the_disk(disk: Control, tmp_path: Path):
         disk.write_errno = errno.EIO
         with Client(rig.gateway.port) as client:
             client.hello()
-            assert client.message(b"Subject: x\r\n\r\n")[-1].startswith("451 4.3.0")
+            # 452 when the disk fell ill while the first segments were still being made
+            assert client.message(b"Subject: x\r\n\r\n")[-1].startswith(("451 4.3.0", "452 4.3.1"))
         status, text = scrape(http, "/healthz")
         assert status == 503
         assert "spool:" in text
         assert 0.0 in [v for k, v in samples(scrape(http)[1]).items() if "spool_healthy" in k]
         disk.clear()
-        assert poll(lambda: scrape(http, "/healthz")[0] == 200, 20)
+        assert poll(lambda: scrape(http, "/healthz")[0] == 200, 60)
