@@ -32,7 +32,7 @@ from gateway.server.imap.message_limit import bounded_windows, refuse_more
 from gateway.server.imap.state import PENDING, SELECTED, Bad, Capability, Handler, No, Outcome
 from gateway.server.imap.vanished import vanished_since
 from gateway.store.errors import NotNow, StoreError
-from gateway.store.model import SEEN, UID_MAX, ranges_of
+from gateway.store.model import NEVER, SEEN, UID_MAX, ranges_of
 
 if TYPE_CHECKING:
     from gateway._native import ImapCommand
@@ -377,10 +377,13 @@ class _Seen:
         if self._uids:
             selected = self._selected
             uids, self._uids = self._uids, array("I")
-            mailbox = selected.mailbox.id
-            stored = await selected.place.account.store(mailbox, ranges_of(uids), add=("\\Seen",))
+            watch, ranges = selected.view.watch, ranges_of(uids)
+            stored = watch.store(ranges, 0, SEEN, NEVER)
+            if stored is None:
+                stored = await selected.place.account.store(watch.mailbox.id, ranges, add=("\\Seen",))
+                if stored.modseq:
+                    watch.apply(stored.changed, b"", stored.modseq)
             if stored.modseq:
-                selected.view.watch.apply(stored.changed, b"", stored.modseq)
                 self._session.first_read(stored.changed)
 
 
