@@ -7,8 +7,8 @@ export GATEWAY_BUILD
 VENV   := .venv
 BIN    := $(VENV)/bin
 # The kernels, and the Python modules that are compiled too: those with a .pxd beside them.
-NATIVE := $(wildcard _native/*.pyx _native/*.pxi _native/*.pxd _native/*.h gateway/*/*.pxd tools/*/*.pyx tools/*/*.pxd) \
-          $(wildcard $(patsubst %.pxd,%.py,$(wildcard gateway/*/*.pxd tools/*/*.pxd)))
+NATIVE := $(wildcard _native/*.pyx _native/*.pxi _native/*.pxd _native/*.h gateway/*/*.pxd gateway/*/*/*.pxd tools/*/*.pyx tools/*/*.pxd) \
+          $(wildcard $(patsubst %.pxd,%.py,$(wildcard gateway/*/*.pxd gateway/*/*/*.pxd tools/*/*.pxd)))
 BUILT  := $(VENV)/.built-$(GATEWAY_BUILD)
 
 .PHONY: run test bench bench-peers overload soak lint build debug sanitizer crash fuzz clean
@@ -64,11 +64,11 @@ fuzz: build                         ## coverage-guided, with sanitizers: SECONDS
 
 clean:                              ## builds and the demo's state go; the virtual environment stays (rm -r .venv)
 	@rm -rf build dist run *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	@rm -f _native/*.c _native/*.html gateway/*/*.so tools/*/*.so tools/*/*.c tools/*/wire.html $(VENV)/.built-*
+	@rm -f _native/*.c _native/*.html gateway/*/*.so gateway/*/*/*.so tools/*/*.so tools/*/*.c tools/*/wire.html $(VENV)/.built-*
 
 # The extensions are rebuilt when their sources changed, all of them when the kind of build did.
 $(BUILT): $(VENV)/.installed $(NATIVE)
-	@test -e $@ || ! ls $(VENV)/.built-* >/dev/null 2>&1 || rm -rf _native/*.c build/compiled gateway/*/*.so tools/*/*.so tools/*/*.c $(VENV)/.built-*
+	@test -e $@ || ! ls $(VENV)/.built-* >/dev/null 2>&1 || rm -rf _native/*.c build/compiled gateway/*/*.so gateway/*/*/*.so tools/*/*.so tools/*/*.c $(VENV)/.built-*
 	@echo "building the extensions ($(GATEWAY_BUILD))"
 	@$(BIN)/python setup.py -q build_ext --inplace --parallel 2
 	@touch $@

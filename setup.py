@@ -45,7 +45,8 @@ MODULES = sorted(Path(p).stem for p in glob("_native/*.pyx"))
 # Python modules on the path of every message, compiled as they are: the source beside the extension stays the only
 # source, and runs the same without it (tests run both).  ARCHITECTURE.md has the figures that earn each its place.
 COMPILED = [
-    "gateway.net.connection", "gateway.protocol.pop3", "gateway.protocol.smtp_server",
+    "gateway.net.connection", "gateway.protocol.imap.machine", "gateway.protocol.pop3", "gateway.protocol.smtp_server",
+    "gateway.server.imap.session",
     "gateway.server.login", "gateway.server.maildrop", "gateway.server.pop3", "gateway.server.session",
     "gateway.server.smtp",
     "smtp_blaster.session", "smtp_blaster.speaker", "smtp_blaster.supply", "smtp_blaster.tally",

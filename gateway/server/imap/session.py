@@ -335,7 +335,7 @@ class ImapSession(LoginSession):
         super().on_deadline()
 
     def flush(self) -> None:
-        super().flush()
+        LoginSession.flush(self)
         for upload in self.uploads:
             if upload.waiting > WAITING_OCTETS:
                 self._connection.pause_reading()  # upload_written() comes
