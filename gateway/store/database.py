@@ -40,6 +40,7 @@ BUSY_COMMITS = 4  # an account with more of them while it is open gets its log a
 MODSEQS_LOST = 1 << 20  # more than are given out unsynced before a crash of the host
 ATTEMPTS = 4096  # without a checkpoint, which waits for the disk: some 16 MiB of log
 BUSY_S = 10.0  # another process holds the write lock: no transaction of ours takes that long
+BUSY_MS = int(BUSY_S * 1000)
 
 
 class Database:
@@ -52,6 +53,7 @@ class Database:
         self.path = path
         self._commits = 0
         self._attempts = 0  # since the log may have been checkpointed
+        self._checkpoints = True  # when the log is long
         self._syncs = True  # commits wait for the disk
         self._unsynced = False  # the last one did not
         self._is_of_boot = False  # somebody wrote to the file since the host was started
@@ -71,7 +73,7 @@ class Database:
 
     def _configure(self) -> None:
         connection = self._connection
-        connection.set_busy_timeout(int(BUSY_S * 1000))
+        connection.set_busy_timeout(BUSY_MS)
         # Where two make the file at once SQLite does not wait for the change to WAL mode, whatever the busy timeout.
         end = monotonic() + BUSY_S
         while True:
@@ -134,12 +136,16 @@ class Database:
                 self._end("COMMIT")
 
     @contextlib.contextmanager
-    def write(self, *, sync: bool = True) -> Iterator[None]:
+    def write(self, *, sync: bool = True, checkpoint: bool = True) -> Iterator[None]:
         """What is changed within is durable afterwards, all of it; or nothing is, and this raises StoreError.
 
         Without sync a crash of the host may take it back, until sync(), close() or the next write() with sync.
+        checkpoint: afterwards, when the log is long.
         """
         with errors(self.path):
+            if checkpoint and not self._checkpoints:
+                self._connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+                self._checkpoints = True
             if not self._is_of_boot:
                 self._is_of_boot = self._connection.pragma("application_id") == boot_number()
                 sync = sync or not self._is_of_boot
@@ -188,7 +194,7 @@ class Database:
             with errors(self.path):
                 raise
         finally:
-            self._take_time()
+            self._connection.set_busy_timeout(BUSY_MS)
         self._unsynced = True
         return self._connection.changes() > 0
 
@@ -198,28 +204,25 @@ class Database:
         self._hurry()
         attempts = self._attempts
         try:
-            with self.write(sync=False):
+            with self.write(sync=False, checkpoint=False):
                 yield
         except StoreBusy:
             raise NotNow from None
         finally:
-            self._attempts = attempts  # nothing was checkpointed
-            self._take_time()
+            self._connection.set_busy_timeout(BUSY_MS)
+            self._attempts = attempts
 
     def _hurry(self) -> None:
         if not self._is_of_boot or self._commits < BUSY_COMMITS or self._attempts >= ATTEMPTS:
             raise NotNow
-        connection = self._connection
+        if self._checkpoints:
+            self._connection.wal_autocheckpoint(0)
+            self._checkpoints = False
         if self._syncs:
-            connection.pragma("synchronous", 1)
+            self._connection.pragma("synchronous", 1)
             self._syncs = False
-        connection.set_busy_timeout(0)
-        connection.wal_autocheckpoint(0)
+        self._connection.set_busy_timeout(0)
         self._attempts += 1
-
-    def _take_time(self) -> None:
-        self._connection.set_busy_timeout(int(BUSY_S * 1000))
-        self._connection.wal_autocheckpoint(CHECKPOINT_PAGES)
 
     def sync(self) -> None:
         """What was written is durable now.  Any thread may call this while another one works with the connection."""

@@ -136,8 +136,8 @@ class Pool:
             slot.jobs.append((work, done, create, notices))
             self._schedule(slot)
 
-    def now(self, account: str, work: Callable[[AccountFile], T]) -> T:
-        """work(file) in this turn of the loop.  Raises StoreError, and NotNow when it has to be submit()ted."""
+    def now(self, account: str, work: Callable[..., T], *arguments: Any) -> T:
+        """work(file, *arguments) in this turn of the loop.  Raises StoreError, and NotNow: submit() it."""
         slot = self._slots.get(account)
         if slot is None or slot.file is None or slot.busy or self._closed:
             raise NotNow
@@ -145,7 +145,7 @@ class Pool:
         if began < self._not_quick_until:
             raise NotNow
         try:
-            return work(slot.file)
+            return work(slot.file, *arguments)
         except (StoreError, NotNow):
             raise
         except Exception as error:

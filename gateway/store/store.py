@@ -520,7 +520,7 @@ class Account:
         """
         try:
             done = self._pool.now(
-                self.name, lambda file: file.log_flags(mailbox, modseq, log, unseen, deleted)
+                self.name, AccountFile.log_flags, mailbox, modseq, log, unseen, deleted
             )
         except NotNow:
             return False

@@ -76,7 +76,9 @@ def _store(session: ImapSession, command: ImapCommand, *, uid: bool) -> Outcome 
         stored = store(ranges, *change.bits, change.unchanged_since)
         if stored is not None:
             if one is not None and view.is_told:
-                updates.answer_one(session, one[0], stored.changed or one[1], _own(stored, ranges, change, uid))
+                if not change.silent or (stored.modseq and b"CONDSTORE" in session.enabled):
+                    record = stored.changed or one[1]
+                    updates.fetch_flags(session, one[0], record, uid=uid, flags=not change.silent)
                 return None
             if len(stored.changed) > SYNC_OCTETS:
                 return _answer_later(session, stored, ranges, change, uid)

@@ -1,6 +1,6 @@
 """The untagged responses that tell a client what changed in its mailbox.
 
-Owns      report(), answer_store(), answer_one(), fetch_flags(), Own
+Owns      report(), answer_store(), fetch_flags(), Own
 Flow      view.update() → EXPUNGE or VANISHED, EXISTS, RECENT, FLAGS, FETCH
 Standards RFC 9051 §7.3, §7.4, §7.5; RFC 7162 §3.2.4, §3.2.10 (UID, MODSEQ, VANISHED); RFC 9586 §3.3 (UIDFETCH)
 """
@@ -88,12 +88,6 @@ def answer_store(session: ImapSession, own: Own) -> Iterator[None]:
     for numbers, records in selected.view.numbered(own.ranges):
         fetch_flags(session, numbers, records, uid=own.uid, flags=not own.silent)
         yield
-
-
-def answer_one(session: ImapSession, number: bytes, record: bytes, own: Own) -> None:
-    """The same where it was about one message."""
-    if not own.silent or (own.modseq and b"CONDSTORE" in session.enabled):
-        fetch_flags(session, number, record, uid=own.uid, flags=not own.silent)
 
 
 def fetch_flags(
