@@ -23,7 +23,7 @@ FAREWELLS = (QUIT, LOGOUT)
 
 
 class Speaker:
-    """An asyncio.Protocol in all but its base class."""
+    """An asyncio.Protocol in all but its base class; methods of one line are the subclasses'."""
 
     __slots__ = (
         "_began_ns", "_first", "_message", "_remaining", "_sent_ns", "_source", "_stage", "_supply", "_tally",
@@ -67,7 +67,7 @@ class Speaker:
             self.closed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Answers, whole or not."""
 
     # -- what the source asks ----------------------------------------------------------------------
 
@@ -78,7 +78,6 @@ class Speaker:
 
     def hello(self) -> None:
         """TLS stands behind STARTTLS or STLS: the set-up goes on."""
-        raise NotImplementedError
 
     def unbegun(self) -> Message | None:
         """The work that it was opened for, when that was never begun."""
@@ -103,14 +102,13 @@ class Speaker:
 
     def begin(self, message: Message) -> None:
         """Do this.  The connection is idle."""
-        raise NotImplementedError
 
     def abort(self) -> None:
         """Now; connection_lost() comes later."""
         self.transport.abort()
 
     def quit(self) -> None:
-        raise NotImplementedError
+        """Say goodbye; the answer ends it."""
 
     # -- work --------------------------------------------------------------------------------------
 
