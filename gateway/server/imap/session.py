@@ -133,7 +133,7 @@ class ImapSession(LoginSession):
             if selected.view.watch.is_stale:
                 with contextlib.suppress(StoreError):  # logged there; the next command tries again
                     await selected.view.watch.refresh()
-            if self.selected is selected and not selected.view.is_current:
+            if self.selected is selected and not selected.view.is_told:
                 updates.report(self, expunges)
             if selected.contexts:
                 await tell_contexts(self)
@@ -477,7 +477,7 @@ class ImapSession(LoginSession):
             if selected.view.watch.is_stale or selected.contexts:
                 self.later(self._complete_later(handler, status, outcome))
                 return
-            if not selected.view.is_current:
+            if not selected.view.is_told:
                 updates.report(self, handler is None or handler.expunges)
         self.complete(status, outcome)
 

@@ -211,17 +211,6 @@ class View:
         return self._index is not None
 
     @property
-    def is_current(self) -> bool:
-        """The session was told of all that the worker knows."""
-        watch = self.watch
-        return (
-            self._index is watch.index
-            and self._index is not None
-            and self.keywords_told == len(watch.mailbox.keywords)
-            and not self.is_lost
-        )
-
-    @property
     def index(self) -> Index:
         assert self._index is not None, "the index is not loaded"
         return self._index
