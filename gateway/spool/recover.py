@@ -299,8 +299,9 @@ class _Reader:
                 self._settled.setdefault(settled, segment)
         elif kind == CUT:
             for sequence, _, cut in EXTENT.iter_unpack(payload):
-                segment.cuts.setdefault(sequence, cut)
-                self._cuts.setdefault(sequence, cut)
+                if sequence < segment.sequence:  # compaction must not carry on one that meant nothing here
+                    segment.cuts.setdefault(sequence, cut)
+                    self._cuts.setdefault(sequence, cut)
         elif number not in self._settled:
             if kind == RESULT:
                 results = self._results.setdefault(number, {})

@@ -36,8 +36,14 @@ ENCODINGS = {
 }
 
 
+# An unquoted one goes on to the next ";" or white space, whatever is in it.
+IN_BOUNDARY = re.compile(
+    b";" + LWSP + b"boundary" + LWSP + b"=" + LWSP + rb"[^; \t\r\n\"][^; \t\r\n]*\Z", re.IGNORECASE
+)
+
+
 def strip_comments(value: bytes) -> bytes:
-    """value with each (nested (comment)) outside quotes replaced by a space."""
+    """value with each (nested (comment)) outside quotes and boundaries replaced by a space."""
     out, nested, quoted, i = bytearray(), 0, False, 0
     while i < len(value):
         c = value[i : i + 1]
@@ -51,7 +57,7 @@ def strip_comments(value: bytes) -> bytes:
             out += c
         elif nested:
             nested += (c == b"(") - (c == b")")
-        elif c == b"(":
+        elif c == b"(" and not IN_BOUNDARY.search(out):
             nested = 1
             out += b" "
         else:
