@@ -58,6 +58,28 @@ static inline ptrdiff_t skip_cfws(const unsigned char *p, ptrdiff_t i, ptrdiff_t
     return i < n ? i : n;
 }
 
+/* A field's value without the white space around it; 1: it has line ends within, see unfold(). */
+static inline int trim_value(const unsigned char **p, ptrdiff_t *n) {
+    while (*n && is_lwsp(**p)) {
+        ++*p;
+        --*n;
+    }
+    while (*n && is_lwsp((*p)[*n - 1]))
+        --*n;
+    return *n && memchr(*p, '\n', *n) != NULL;
+}
+
+/* RFC 5322 §2.2.3: a trimmed value without the line ends that white space follows.  out: n octets; how many it took. */
+static inline ptrdiff_t unfold(const unsigned char *p, ptrdiff_t n, unsigned char *out) {
+    ptrdiff_t length = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        if (p[i] == '\n' || (p[i] == '\r' && p[i + 1] == '\n'))
+            continue; /* p[n - 1] is not white space, so p[i + 1] is there */
+        out[length++] = p[i];
+    }
+    return length;
+}
+
 /* The field that begins at *at: offsets of its colon and of its end; *at moves to it.  0: no more. */
 static inline int next_field(const unsigned char *p, ptrdiff_t *at, ptrdiff_t n, ptrdiff_t *colon, ptrdiff_t *end) {
     ptrdiff_t start = *at;

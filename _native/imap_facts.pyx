@@ -16,7 +16,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
-from fieldscan cimport is_lwsp, is_wsp, lower, next_field, same_ignoring_case, skip_cfws
+from fieldscan cimport is_lwsp, is_wsp, lower, next_field, same_ignoring_case, skip_cfws, trim_value, unfold
 from imapstring cimport imap_string_form, imap_string_measure, imap_string_put
 
 ctypedef const unsigned char *octets_t
@@ -207,28 +207,16 @@ cdef class _Header:
         return 0
 
     cdef span_t _value(self, octets_t p, Py_ssize_t n) except *:
-        # RFC 5322 §2.2.3: without the line ends that white space follows; without white space around.
         cdef bytes value
         cdef unsigned char *out
-        cdef Py_ssize_t i, length = 0
-        while n and is_lwsp(p[0]):
-            p += 1
-            n -= 1
-        while n and is_lwsp(p[n - 1]):
-            n -= 1
-        if n == 0 or memchr(p, c"\n", n) == NULL:
+        if not trim_value(&p, &n):
             return span_t(p, n)
         value = PyBytes_FromStringAndSize(NULL, n)
         if self._unfolded is None:
             self._unfolded = []
         self._unfolded.append(value)
         out = <unsigned char *>PyBytes_AS_STRING(value)
-        for i in range(n):
-            if p[i] == c"\n" or (p[i] == c"\r" and p[i + 1] == c"\n"):
-                continue  # p[n - 1] is not white space, so p[i + 1] is there
-            out[length] = p[i]
-            length += 1
-        return span_t(out, length)
+        return span_t(out, unfold(p, n, out))
 
 
 # -- a message -------------------------------------------------------------------------------------------------------

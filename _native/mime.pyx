@@ -16,7 +16,9 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
-from fieldscan cimport field_colon, is_lwsp, is_token, is_wsp, lower, next_field, same_ignoring_case, skip_cfws
+from fieldscan cimport (
+    field_colon, is_lwsp, is_token, is_wsp, lower, next_field, same_ignoring_case, skip_cfws, trim_value, unfold,
+)
 from mimescan cimport mime_count, mime_counts, mime_find_dashes, mime_have_avx2
 
 ctypedef const unsigned char *octets_t
@@ -682,25 +684,11 @@ def scan_mime(data, int max_depth=32, int max_parts=1000):
 
 
 cdef object unfolded(octets_t p, Py_ssize_t n):
-    # RFC 5322 §2.2.3: without the line ends that white space follows; without white space around.
-    cdef Py_ssize_t i, length = 0
     cdef bytes result
-    cdef unsigned char *out
-    while n and is_lwsp(p[0]):
-        p += 1
-        n -= 1
-    while n and is_lwsp(p[n - 1]):
-        n -= 1
-    if memchr(p, c"\n", n) == NULL:
+    if not trim_value(&p, &n):
         return PyBytes_FromStringAndSize(<const char *>p, n)
     result = PyBytes_FromStringAndSize(NULL, n)
-    out = <unsigned char *>PyBytes_AS_STRING(result)
-    for i in range(n):
-        if p[i] == c"\n" or (p[i] == c"\r" and p[i + 1] == c"\n"):
-            continue  # p[n - 1] is not white space, so p[i + 1] is there
-        out[length] = p[i]
-        length += 1
-    return result[:length]
+    return result[:unfold(p, n, <unsigned char *>PyBytes_AS_STRING(result))]
 
 
 def find_field(header, bytes name not None):

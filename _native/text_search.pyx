@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy, memmove
 
-from fieldscan cimport is_lwsp, is_wsp, lower, next_field, same_ignoring_case
+from fieldscan cimport is_wsp, next_field, same_ignoring_case, trim_value, unfold
 
 # Python.h asks for the functions of GNU.
 cdef extern from "string.h":
@@ -37,29 +37,11 @@ cdef int lower_all(const unsigned char *p, Py_ssize_t n, unsigned char *out) noe
     return seen & 0x80
 
 
-cdef Py_ssize_t unfold(const unsigned char *p, Py_ssize_t n, unsigned char *out) noexcept nogil:
-    # As mime.pyx does it: no line ends, no white space around.
-    cdef Py_ssize_t i, length = 0
-    while n and is_lwsp(p[0]):
-        p += 1
-        n -= 1
-    while n and is_lwsp(p[n - 1]):
-        n -= 1
-    if n == 0 or memchr(p, c"\n", n) == NULL:
-        memcpy(out, p, n)
-        return n
-    for i in range(n):
-        if p[i] == c"\n" or (p[i] == c"\r" and p[i + 1] == c"\n"):
-            continue  # p[n - 1] is not white space, so p[i + 1] is there
-        out[length] = p[i]
-        length += 1
-    return length
-
-
 cdef int in_header(
     octets_t p, Py_ssize_t n, octets_t wanted, Py_ssize_t size, octets_t name, Py_ssize_t name_size, unsigned char *room
 ) noexcept nogil:
     cdef Py_ssize_t at = 0, colon = 0, end = 0, length, used
+    cdef octets_t value
     cdef int result = NO
     while next_field(p, &at, n, &colon, &end):
         length = colon - at
@@ -74,7 +56,13 @@ cdef int in_header(
         elif length != name_size or not same_ignoring_case(p + at, <const char *>name, length):
             at = end
             continue
-        used += unfold(p + colon + 1, end - colon - 1, room + used)
+        value = p + colon + 1
+        length = end - colon - 1
+        if trim_value(&value, &length):
+            length = unfold(value, length, room + used)
+        else:
+            memcpy(room + used, value, length)
+        used += length
         if lower_all(room, used, room) or memmem(room, used, b"=?", 2) != NULL:
             result = PERHAPS  # unless another field has it
         elif used >= size and memmem(room, used, wanted, size) != NULL:
