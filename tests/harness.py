@@ -36,16 +36,22 @@ CALM = dict.fromkeys(("shed_backlog", "shed_turn_s", "shed_commit_s", "shed_queu
 WAIT_S = 60.0
 
 
+def is_free(port: int) -> bool:
+    """Nobody listens there, and we may."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def free_port() -> int:
     """A port nobody uses, below those that the system gives to clients: nobody will before we do."""
-    while True:
-        port = random.SystemRandom().randint(15000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+    numbers = random.SystemRandom()
+    while not is_free(port := numbers.randint(15000, 32000)):
+        pass
+    return port
 
 
 class RunningWorker:

@@ -31,7 +31,7 @@ from gateway_tools import (
     worker_of,
     worker_pids,
 )
-from harness import Client
+from harness import Client, is_free
 from interop_peers import free_port, listener, need, need_root, route, wait_for
 from reachable import let_others_in
 from smtp_blaster import ledger
@@ -595,11 +595,7 @@ def total(found: dict[str, float], name: str) -> float:
 
 def low_port() -> int:
     for port in range(600, 1000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if is_free(port):
             return port
     pytest.skip("no port below 1024 is free")
 
